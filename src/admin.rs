@@ -16,7 +16,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::sleep;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +35,10 @@ pub(crate) use reconcile::reconcile;
 
 /// Requests and replies are short.
 const CAP: usize = 64 << 10;
+/// Connections at a time. Programs of the same uid can open them, and one may be an agent that runs wild.
+const AT_A_TIME: usize = 8;
+/// How long a command may take to send its request.
+const HEAD: Duration = Duration::from_secs(10);
 
 /// `bursar payments resolve`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,7 +126,12 @@ pub(crate) struct Admin {
 }
 
 pub(crate) async fn serve(admin: Arc<Admin>, listener: UnixListener) {
+    let room = Arc::new(Semaphore::new(AT_A_TIME));
     loop {
+        let place = tokio::select! {
+            () = admin.stop.cancelled() => return,
+            place = room.clone().acquire_owned() => place,
+        };
         let accepted = tokio::select! {
             () = admin.stop.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -142,7 +152,11 @@ pub(crate) async fn serve(admin: Arc<Admin>, listener: UnixListener) {
         if let Ok(peer) = stream.peer_cred()
             && (peer.uid() == ours || peer.uid() == 0)
         {
-            admin.tasks.spawn(connection(admin.clone(), stream, peer.uid()));
+            let connection = connection(admin.clone(), stream, peer.uid());
+            admin.tasks.spawn(async move {
+                let _place = place;
+                connection.await;
+            });
         }
     }
 }
@@ -153,6 +167,7 @@ async fn connection(admin: Arc<Admin>, stream: UnixStream, uid: u32) {
         async move { Ok::<_, Infallible>(answer(&admin, request, uid).await) }
     });
     let served = crate::listen::http1()
+        .header_read_timeout(HEAD)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -220,7 +235,8 @@ async fn accept_clock(admin: &Admin, request: Request<Incoming>, uid: u32) -> Re
 }
 
 async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, String> {
-    let body = Limited::new(request.into_body(), CAP).collect().await;
+    let body = timeout(HEAD, Limited::new(request.into_body(), CAP).collect()).await;
+    let body = body.map_err(|_| "the request did not arrive in time".to_owned())?;
     let body = body.map_err(|error| error.to_string())?;
     serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
 }

@@ -8,6 +8,7 @@ mod earlier;
 mod error;
 mod listeners;
 mod parts;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -56,6 +57,7 @@ use earlier::{forget_tokens, outstanding};
 pub(crate) use error::StartError;
 use parts::tls_acceptor;
 pub(crate) use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, upstream_tls};
+use room::Room;
 
 /// A proxy that accepts connections.
 pub(crate) struct Running {
@@ -93,6 +95,7 @@ struct Doors {
 
 /// Starts a proxy on the data directory. It accepts when this returns.
 pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
+    room::raise_limit();
     home.require_initialised()?;
     restore::require_accepted(home)?;
     home.require_owned()?;
@@ -116,10 +119,11 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     let server_tls = ServerConfigs::new(Arc::new(Leaves::new(authority, ground.clock.clone())?))?;
     let via = ground.config.proxy.via.then(Via::random).transpose();
     let via = via.map_err(StartError::Random)?;
-    let dialer = dialer(&ground.config, &doors);
+    let room = Room::divide(ground.config.capacity)?;
+    let dialer = dialer(&ground.config, &doors, &room);
     let balances = watch_balances(&ground, &payers);
     let outstanding = outstanding(home, &*ledger, &ground.clock).await?;
-    let questions = questions(&ground, &ledger, doors.callbacks.take()).await?;
+    let questions = questions(&ground, &ledger, doors.callbacks.take(), room.callbacks).await?;
     let keys = idempotency_keys(&ground, &*ledger).await;
     if let Some(issuer) = &payers.issuer {
         forget_tokens(issuer.tokens(), &*ledger, ground.clock.now()).await;
@@ -155,6 +159,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
         server_tls,
         upstreams: Upstreams::new(dialer, ground.tls.clone(), ground.config.timeouts),
         timeouts: ground.config.timeouts,
+        room: room.listen(),
         listeners: vec![address],
         context: Arc::new(context(
             &ground,
@@ -283,7 +288,7 @@ fn open_doors(config: &Config) -> Result<Doors, StartError> {
     })
 }
 
-fn dialer(config: &Config, doors: &Doors) -> Dialer {
+fn dialer(config: &Config, doors: &Doors, room: &Room) -> Dialer {
     // Our own listeners are not sites that agents may reach through the proxy.
     let callbacks = doors.callbacks.iter().filter_map(|listener| listener.local_addr().ok());
     let own = [doors.address].into_iter().chain(callbacks).collect();
@@ -295,6 +300,7 @@ fn dialer(config: &Config, doors: &Doors) -> Dialer {
             resolve: config.timeouts.dns,
             connect: config.timeouts.dial,
         },
+        room.dial(),
     )
 }
 
@@ -319,6 +325,7 @@ async fn questions(
     ground: &Ground<'_>,
     ledger: &Arc<dyn Ledger>,
     callbacks: Option<TcpListener>,
+    callbacks_at_a_time: usize,
 ) -> Result<Option<Questions>, StartError> {
     let notifier = QuestionNotifier::new(ground.channels.clone(), ground.clock.clone(), ground.alerts.clone());
     let services = Services {
@@ -336,7 +343,7 @@ async fn questions(
     };
     if let (Some(listener), Some(caller)) = (callbacks, caller) {
         let (tasks, stop) = (ground.tasks.clone(), ground.stop.clone());
-        let listening = callbacks::serve(listener, caller, questions.clone(), tasks, stop);
+        let listening = callbacks::serve(listener, caller, questions.clone(), callbacks_at_a_time, tasks, stop);
         ground.tasks.spawn(listening);
     }
     Ok(Some(questions))
@@ -395,7 +402,7 @@ fn context(ground: &Ground<'_>, parts: Parts) -> Context {
         traffic: Traffic {
             agent_payments: config.proxy.agent_payments,
             via: parts.via,
-            replay_budget: ReplayBudget::default(),
+            replay_budget: ReplayBudget::new(config.capacity.upload_memory),
             drain: config.timeouts.drain,
         },
         decider: Decider {

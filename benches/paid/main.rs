@@ -9,6 +9,7 @@ mod approved;
 mod bkey;
 mod figures;
 mod load;
+mod neighbour;
 mod pairs;
 mod process;
 mod proxy;
@@ -55,6 +56,7 @@ enum Only {
         clients: usize,
     },
     Approved,
+    Neighbour,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,11 +119,12 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
 fn only(load: Option<&String>) -> Result<Only, Fault> {
     let (wanted, clients) = match load.map(String::as_str) {
         Some("approved") => return Ok(Only::Approved),
+        Some("neighbour") => return Ok(Only::Neighbour),
         Some("free-1") => (Wanted::Free, 1),
         Some("free-32") => (Wanted::Free, 32),
         Some("paid-1") => (Wanted::Paid, 1),
         Some("paid-32") => (Wanted::Paid, 32),
-        _ => return Err("--only needs free-1, free-32, paid-1, paid-32 or approved".into()),
+        _ => return Err("--only needs free-1, free-32, paid-1, paid-32, approved or neighbour".into()),
     };
     Ok(Only::Load { wanted, clients })
 }
@@ -139,6 +142,14 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
             match asked.json {
                 true => println!("{}", serde_json::to_string_pretty(&approved)?),
                 false => print!("{}", report::approved(&approved)),
+            }
+            return Ok(());
+        }
+        Some(Only::Neighbour) => {
+            let neighbour = neighbour::measure(&asked.bursar, asked.rounds)?;
+            match asked.json {
+                true => println!("{}", serde_json::to_string_pretty(&neighbour)?),
+                false => print!("{}", neighbour::table(&neighbour)),
             }
             return Ok(());
         }

@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use bursar_core::policy::RefusalCode;
 use bursar_net::dial::DialError;
+use bursar_net::shares::{By, Full};
 use bursar_net::tls::upstream::HandshakeError;
 use bursar_net::upstream::UpstreamError;
 
@@ -82,6 +83,18 @@ codes! {
         "The request names another host than the tunnel"
         "`Host`, `:authority` or SNI differs from the host of CONNECT. A tunnel leads to one host, because budgets belong to hosts."
         "Open another tunnel for the other host."
+    AgentBusy "agent-busy" SERVICE_UNAVAILABLE DENIED;
+        "This agent uses all that one agent may use at once"
+        "The agent has as many connections, requests, name look-ups or connections to sites under way as one agent may have, so \
+         that it cannot take the proxy away from the others. Nothing was forwarded and nothing was paid."
+        "Close connections that are not used, send fewer requests at once, and try again after the time in `Retry-After`. The \
+         operator can raise the numbers under [capacity] in bursar.toml."
+    ProxyBusy "proxy-busy" SERVICE_UNAVAILABLE INTERNAL;
+        "All agents together use all that the proxy has"
+        "Connections, requests, name look-ups or connections to sites are used up by all agents together. Nothing was \
+         forwarded and nothing was paid."
+        "Try again after the time in `Retry-After`. If it persists, the operator must raise the limit on open files \
+         (`ulimit -Hn`, LimitNOFILE) or [capacity] in bursar.toml."
     UpstreamUnreachable "upstream-unreachable" BAD_GATEWAY "connection_refused";
         "The site could not be reached"
         "No connection to the site could be made. Nothing was paid."
@@ -199,11 +212,20 @@ pub(super) const fn refusal(code: RefusalCode) -> Spec {
     }
 }
 
+/// Which code a refusal for lack of room gets: whether the agent or the operator can do something.
+pub(super) const fn full(full: Full) -> Code {
+    match full.by {
+        By::Agent => Code::AgentBusy,
+        By::All => Code::ProxyBusy,
+    }
+}
+
 /// Which code an unreachable site gets, by cause.
 pub(super) fn unreachable(error: &UpstreamError) -> Code {
     match error {
         UpstreamError::Dial(DialError::Guard { .. }) => Code::DestinationNotAllowed,
         UpstreamError::Dial(DialError::Loop { .. }) => Code::Loop,
+        UpstreamError::Dial(DialError::Full(full)) => self::full(*full),
         UpstreamError::Dial(DialError::Host(_) | DialError::Dns { .. }) => Code::UpstreamName,
         UpstreamError::Dial(DialError::Timeout(_))
         | UpstreamError::Tls(HandshakeError::Timeout)

@@ -18,9 +18,14 @@ use bursar_core::plain::plain_json;
 use bursar_core::policy::Refusal;
 use bursar_ledger::PaymentId;
 use bursar_net::body::AnswerBody;
+use bursar_net::dial::DialError;
+use bursar_net::shares::Full;
 use bursar_net::upstream::UpstreamError;
 pub(crate) use code::{Code, Spec};
 pub(crate) use unpaid::Unpaid;
+
+/// When to try again after something was used up: requests and connections end all the time.
+const ROOM_AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(crate) const BURSAR_PAYMENT: HeaderName = HeaderName::from_static("bursar-payment");
@@ -79,7 +84,19 @@ impl Problem {
 
     /// Why the site gave no answer, for an exchange in which nothing was paid.
     pub(crate) fn unreachable(error: &UpstreamError) -> Self {
-        Self::new(code::unreachable(error), format!("{error}. Nothing was paid."))
+        let problem = Self::new(code::unreachable(error), format!("{error}. Nothing was paid."));
+        match error {
+            UpstreamError::Dial(DialError::Full(_)) => problem.retryable(true).retry_after(ROOM_AGAIN),
+            _ => problem,
+        }
+    }
+
+    /// The agent, or all of them together, use as much as there is.
+    pub(crate) fn full(full: Full) -> Self {
+        let detail = format!("{full}. Nothing was forwarded and nothing was paid.");
+        Self::new(code::full(full), detail)
+            .retryable(true)
+            .retry_after(ROOM_AGAIN)
     }
 
     pub(crate) fn retry_after(mut self, wait: Duration) -> Self {

@@ -3,6 +3,7 @@
 //! `bursar.example.toml` documents every key; a test keeps the two in step. The file contains no secrets, only where
 //! they are kept. Because people put secrets into such files anyway, messages show no more of a line than necessary.
 
+mod capacity;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use bursar_net::oauth::issuer::Issuer;
 use bursar_net::timeouts::Timeouts;
 use bursar_net::tls::upstream::{PublicRoots, Trust};
 use bursar_rails::stripe::{PaymentMethod, Settings};
+pub(crate) use capacity::Capacity;
 
 /// bursar.toml, resolved.
 #[derive(Debug)]
@@ -55,6 +57,7 @@ pub(crate) struct Config {
     /// Where the secrets of the BKey client are kept, whether it pays or not.
     pub bkey_secrets: Vec<SecretSource>,
     pub timeouts: Timeouts,
+    pub capacity: Capacity,
 }
 
 /// `[proxy]`: the side that agents see.

@@ -3,6 +3,7 @@
 mod connection;
 pub(crate) mod logins;
 pub(crate) mod proxy;
+pub(crate) mod seat;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -11,11 +12,13 @@ use std::sync::Arc;
 use crate::payment::context::Context;
 use bursar_core::clock::SharedClock;
 use bursar_core::host::Authority;
+use bursar_net::shares::Shares;
 use bursar_net::timeouts::Timeouts;
 use bursar_net::tls::leaf::ServerConfigs;
 use bursar_net::upstream::Upstreams;
 pub(crate) use connection::http1;
 use logins::Logins;
+use seat::Lobby;
 
 /// The side that agents see, built once at start.
 pub(crate) struct Proxy {
@@ -25,8 +28,16 @@ pub(crate) struct Proxy {
     pub server_tls: ServerConfigs,
     pub upstreams: Arc<Upstreams>,
     pub timeouts: Timeouts,
+    pub room: Room,
     /// Our own listeners: a request to one of them is a loop.
     pub listeners: Vec<SocketAddr>,
+}
+
+/// How much agents, and those who have yet to say who they are, may use at once.
+pub(crate) struct Room {
+    pub lobby: Arc<Lobby>,
+    pub connections: Shares,
+    pub requests: Shares,
 }
 
 impl Proxy {

@@ -8,8 +8,9 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -17,18 +18,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Proxy;
 use super::connection::{http1, until_stopped};
 use super::logins::Login;
+use super::seat::Seat;
 use super::tunnel;
 use crate::answer::{Code, Problem};
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;
 use bursar_core::host::Authority;
 use bursar_net::body::{AgentBody, AnswerBody};
-use bursar_net::idle::{Busy, Rewind, Watched};
+use bursar_net::idle::{Busy, Rewind, Serving, Watched};
+use bursar_net::shares::Full;
 use bursar_net::tls::AlpnOffer;
 use bursar_net::upstream::{Origin, Scheme};
 
 /// Serves one connection from an agent until it ends.
-pub(crate) async fn serve<S>(proxy: Arc<Proxy>, stream: S, peer: SocketAddr)
+pub(crate) async fn serve<S>(proxy: Arc<Proxy>, stream: S, seat: Seat, peer: SocketAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -37,12 +40,8 @@ where
     let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
     let context = proxy.clone();
     let service = service_fn(move |request| {
-        let (proxy, serving) = (context.clone(), busy.begin());
-        let request = AgentBody::of(request, serving.clone());
-        async move {
-            let answer = answer::<S>(proxy, request, peer).await;
-            Ok::<_, Infallible>(answer.map(|body| body.while_serving(serving)))
-        }
+        let (proxy, seat, serving) = (context.clone(), seat.clone(), busy.begin());
+        async move { Ok::<_, Infallible>(answer::<S>(proxy, request, serving, seat, peer).await) }
     });
     let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
     if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), proxy.context.stop.cancelled()).await {
@@ -50,21 +49,48 @@ where
     }
 }
 
-async fn answer<S>(proxy: Arc<Proxy>, request: Request<AgentBody>, peer: SocketAddr) -> Response<AnswerBody>
+async fn answer<S>(
+    proxy: Arc<Proxy>,
+    request: Request<Incoming>,
+    mut serving: Serving,
+    seat: Seat,
+    peer: SocketAddr,
+) -> Response<AnswerBody>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    if request.method() != Method::CONNECT && request.uri().authority().is_none() {
-        return not_a_proxy_request(&request);
-    }
-    let login = match identify(&proxy, &request, peer) {
-        Ok(login) => login,
-        Err(problem) => return problem.into_response(),
+    let mut request = AgentBody::of(request, serving.clone());
+    let answer = if request.method() != Method::CONNECT && request.uri().authority().is_none() {
+        not_a_proxy_request(&request)
+    } else {
+        match identify(&proxy, &request, peer) {
+            Err(problem) => problem.into_response(),
+            Ok(login) => {
+                let admitted = seat.admit(&proxy.room.connections, &login.agent).await;
+                match (request.method() == Method::CONNECT, admitted) {
+                    (true, admitted) => connect::<S>(proxy, request, login, admitted),
+                    (false, Err(full)) => last(Problem::full(full).into_response()),
+                    (false, Ok(())) => match proxy.room.requests.take(&login.agent, 1) {
+                        Err(full) => Problem::full(full).into_response(),
+                        Ok(share) => {
+                            let share = Arc::new(share);
+                            request.body_mut().count(share.clone());
+                            serving.count(share);
+                            absolute(&proxy, request, login.agent).await
+                        }
+                    },
+                }
+            }
+        }
     };
-    if request.method() == Method::CONNECT {
-        return connect::<S>(proxy, request, login);
-    }
-    absolute(&proxy, request, login.agent).await
+    answer.map(|body| body.while_serving(serving))
+}
+
+/// The connection ends after this answer: it has no place of its own.
+fn last(mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
+    let close = HeaderValue::from_static("close");
+    answer.headers_mut().insert(CONNECTION, close);
+    answer
 }
 
 /// The token identifies the agent; the user name must be that agent's (R30).
@@ -76,7 +102,13 @@ fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Re
         .map_err(|refused| Problem::new(Code::ProxyAuthentication, refused.to_string()))
 }
 
-fn connect<S>(proxy: Arc<Proxy>, mut request: Request<AgentBody>, login: Login) -> Response<AnswerBody>
+/// An agent that may have no more connections is told so inside the tunnel.
+fn connect<S>(
+    proxy: Arc<Proxy>,
+    mut request: Request<AgentBody>,
+    login: Login,
+    admitted: Result<(), Full>,
+) -> Response<AnswerBody>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -103,7 +135,7 @@ where
             Ok(upgraded) => match upgraded.downcast::<TokioIo<Watched<S>>>() {
                 Ok(parts) => {
                     let stream = Rewind::new(parts.read_buf, parts.io.into_inner().into_inner());
-                    tunnel::run(proxy, login, authority, stream).await;
+                    tunnel::run(proxy, login, authority, admitted, stream).await;
                 }
                 Err(_) => tracing::error!("the tunnel's stream is not the listener's"),
             },

@@ -26,6 +26,7 @@ use bursar_core::agent_name::AgentName;
 use bursar_core::host::{Authority, Host};
 use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::idle::{Busy, Rewind, Serving, Watched};
+use bursar_net::shares::Full;
 use bursar_net::tls::{Alpn, AlpnOffer};
 use bursar_net::upstream::{HEAD_BYTES, Origin, Scheme, Version};
 
@@ -33,9 +34,19 @@ use bursar_net::upstream::{HEAD_BYTES, Origin, Scheme, Version};
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Streams that one h2 connection of an agent may have open (threat 2.10).
 const STREAMS: u32 = 100;
+/// What one stream, and one h2 connection of an agent, may have sent before it is read. An agent may have hundreds of
+/// connections to sites that do not read.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
 
-pub(super) async fn run<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, mut stream: Rewind<S>)
-where
+/// `admitted` says whether the agent may have this tunnel; if not, each request in it is answered with the reason.
+pub(super) async fn run<S>(
+    proxy: Arc<Proxy>,
+    login: Login,
+    authority: Authority,
+    admitted: Result<(), Full>,
+    mut stream: Rewind<S>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let first = tokio::select! {
@@ -45,8 +56,8 @@ where
     let Ok(Ok(first)) = first else { return };
     match first.first() {
         None => {}
-        Some(&TLS_HANDSHAKE) => tls(proxy, login, authority, stream).await,
-        Some(_) if may_be_http(first) => plain(proxy, login, authority, stream).await,
+        Some(&TLS_HANDSHAKE) => tls(proxy, login, authority, admitted, stream).await,
+        Some(_) if may_be_http(first) => plain(proxy, login, authority, admitted, stream).await,
         Some(_) => tracing::debug!(agent = %login.agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
     }
 }
@@ -62,26 +73,27 @@ fn may_be_http(first: &[u8]) -> bool {
 }
 
 /// `http://` inside a tunnel, as Node's clients send it (R232).
-async fn plain<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, stream: Rewind<S>)
-where
+async fn plain<S>(
+    proxy: Arc<Proxy>,
+    login: Login,
+    authority: Authority,
+    admitted: Result<(), Full>,
+    mut stream: Rewind<S>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let origin = Origin {
         scheme: Scheme::Http,
         authority,
     };
-    let site = match proxy
-        .upstreams
-        .lane(login.agent.clone(), origin.clone(), AlpnOffer::Nothing)
-        .await
-    {
-        Ok((lane, _)) => Site::Open(Arc::new(lane)),
-        Err(error) => Site::Closed(origin, Arc::new(error)),
+    let site = tokio::select! {
+        (site, _) = open(&proxy, &login.agent, origin, admitted, AlpnOffer::Nothing) => site,
+        () = stream.hung_up() => return,
     };
     serve(proxy, login, site, stream, Version::H1).await;
 }
 
-async fn tls<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, stream: Rewind<S>)
+async fn tls<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, admitted: Result<(), Full>, stream: Rewind<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -91,7 +103,7 @@ where
         hello = timeout(proxy.timeouts.hello, hello) => hello,
         () = proxy.context.stop.cancelled() => return,
     };
-    let Ok(Ok(hello)) = hello else {
+    let Ok(Ok(mut hello)) = hello else {
         tracing::debug!(agent = %login.agent, %authority, "no TLS hello in the tunnel");
         return;
     };
@@ -105,9 +117,12 @@ where
         authority,
     };
     let (site, version) = match sni.as_deref().map(Host::parse) {
-        Some(Ok(sni)) if sni == origin.authority.host => open(&proxy, &login.agent, origin, offer).await,
-        Some(_) => (Site::Misdirected(origin), preferred(offer)),
-        None => open(&proxy, &login.agent, origin, offer).await,
+        Some(sni) if sni.as_ref() != Ok(&origin.authority.host) => (Site::Misdirected(origin), preferred(offer)),
+        _ => tokio::select! {
+            opened = open(&proxy, &login.agent, origin, admitted, offer) => opened,
+            // Nothing is looked up or dialled for an agent that has left.
+            () = hello.io.hung_up() => return,
+        },
     };
     let alpn = match version {
         Version::H2 => Alpn::Http2,
@@ -135,7 +150,17 @@ where
     }
 }
 
-async fn open(proxy: &Arc<Proxy>, agent: &AgentName, origin: Origin, offer: AlpnOffer) -> (Site, Version) {
+async fn open(
+    proxy: &Arc<Proxy>,
+    agent: &AgentName,
+    origin: Origin,
+    admitted: Result<(), Full>,
+    offer: AlpnOffer,
+) -> (Site, Version) {
+    if let Err(full) = admitted {
+        tracing::debug!(%agent, authority = %origin.authority, %full, "tunnel refused");
+        return (Site::Full(origin, full), preferred(offer));
+    }
     match proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await {
         Ok((lane, version)) => (Site::Open(Arc::new(lane)), version),
         Err(error) => {
@@ -217,8 +242,8 @@ where
         .max_concurrent_streams(STREAMS)
         .auto_date_header(false)
         .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .serve_connection(TokioIo::new(stream), service);
     let stopping = async {
         tokio::select! {
@@ -244,20 +269,30 @@ async fn answer(
     login: &Login,
     site: &Site,
     request: Request<Incoming>,
-    serving: Serving,
+    mut serving: Serving,
 ) -> (Response<AnswerBody>, Then) {
-    let request = AgentBody::of(request, serving.clone());
+    let then = if site.is_open() { Then::GoOn } else { Then::Close };
     let (answer, then) = if !proxy.logins.is_still_valid(login, proxy.clock.now()) {
         let detail = "The token that opened this tunnel is no longer valid; open a new tunnel with a valid token.";
-        (
-            Problem::new(Code::ProxyAuthentication, detail).into_response(),
-            Then::Close,
-        )
+        let problem = Problem::new(Code::ProxyAuthentication, detail);
+        (unwanted(request, &serving, problem), Then::Close)
     } else {
-        let then = if site.is_open() { Then::GoOn } else { Then::Close };
-        (exchange::run(&proxy.context, &login.agent, site, request).await, then)
+        match proxy.room.requests.take(&login.agent, 1) {
+            Err(full) => (unwanted(request, &serving, Problem::full(full)), then),
+            Ok(share) => {
+                serving.count(Arc::new(share));
+                let request = AgentBody::of(request, serving.clone());
+                (exchange::run(&proxy.context, &login.agent, site, request).await, then)
+            }
+        }
     };
     (answer.map(|body| body.while_serving(serving)), then)
+}
+
+/// Answers a request whose upload nobody will read.
+fn unwanted(request: Request<Incoming>, serving: &Serving, problem: Problem) -> Response<AnswerBody> {
+    drop(AgentBody::of(request, serving.clone()));
+    problem.into_response()
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use bursar_core::agent_name::AgentName;
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay};
 use bursar_net::idle::Serving;
+use bursar_net::shares::Full;
 use bursar_net::upstream::{Lane, Origin, UpstreamError, stream};
 
 /// The site at the other end of a tunnel.
@@ -33,6 +34,8 @@ pub(crate) enum Site {
     Closed(Origin, Arc<UpstreamError>),
     /// The TLS hello asked for another host than CONNECT did.
     Misdirected(Origin),
+    /// The agent may have no more connections.
+    Full(Origin, Full),
 }
 
 pub(crate) async fn run(
@@ -66,7 +69,7 @@ async fn exchange(
     });
     let (head, body) = outgoing(origin, traffic.via.as_ref(), request, upgrading)?;
     let expects = hop::expects_continue(&head.headers);
-    let body = BufferedBody::new(body, expects, traffic.replay_budget.clone());
+    let body = BufferedBody::new(body, expects, traffic.replay_budget.of(agent));
     let subject = Subject {
         agent,
         origin,
@@ -163,7 +166,7 @@ impl Site {
     pub(crate) fn origin(&self) -> &Origin {
         match self {
             Self::Open(lane) => lane.origin(),
-            Self::Closed(origin, _) | Self::Misdirected(origin) => origin,
+            Self::Closed(origin, _) | Self::Misdirected(origin) | Self::Full(origin, _) => origin,
         }
     }
 
@@ -177,6 +180,7 @@ impl Site {
             Self::Open(lane) => Ok(lane),
             Self::Closed(_, error) => Err(Problem::unreachable(error)),
             Self::Misdirected(origin) => Err(misdirected(origin)),
+            Self::Full(_, full) => Err(Problem::full(*full)),
         }
     }
 }

@@ -27,8 +27,6 @@ use bursar_approvals::tokens::Tokens;
 const CAP: usize = keyra::WEBHOOK_CAP;
 /// The time limit from the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Concurrent connections; anyone who reaches the port can open them.
-const AT_A_TIME: usize = 32;
 
 /// The backend that may call.
 #[derive(Clone)]
@@ -37,15 +35,16 @@ pub(super) enum Caller {
     Keyra(Arc<Keyra>),
 }
 
-/// Accepts callbacks until `stop`.
+/// Accepts callbacks until `stop`, so many `at_a_time`: anyone who reaches the port can open connections.
 pub(super) async fn serve(
     listener: TcpListener,
     caller: Caller,
     questions: Questions,
+    at_a_time: usize,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(AT_A_TIME));
+    let room = Arc::new(Semaphore::new(at_a_time));
     loop {
         let (accepted, place) = tokio::select! {
             () = stop.cancelled() => return,

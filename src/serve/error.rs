@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::approvals::OpenQuestionsError;
+use super::room::TooFewDescriptors;
 use super::{OpenIssuerError, OpenWalletError};
 use crate::agents::AgentsError;
 use crate::backup::restore::NotAccepted;
@@ -51,6 +52,8 @@ pub enum StartError {
     NotAccepted(#[from] NotAccepted),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Room(#[from] TooFewDescriptors),
     #[error("cannot listen on {address} (`callbacks` under [approval]): {source}")]
     Callbacks { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]

@@ -12,10 +12,13 @@ use tokio_rustls::TlsAcceptor;
 use super::StartError;
 use crate::config::Config;
 use crate::config::approval::Backend;
+use crate::listen::seat::{Seat, Seated};
 use crate::listen::{Proxy, proxy};
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (R229).
 const BACKLOG: u32 = 1024;
+/// How long to wait after a connection could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     bind(address).map_err(|source| StartError::Listen { address, source })
@@ -54,15 +57,20 @@ pub(super) async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: O
         match accepted {
             Ok((stream, peer)) => {
                 let (serving, acceptor) = (proxy.clone(), acceptor.clone());
-                proxy
-                    .context
-                    .tasks
-                    .spawn(agent_connection(serving, stream, peer, acceptor));
+                let seat = proxy.room.lobby.enter();
+                let connection = agent_connection(serving, stream, seat, peer, acceptor);
+                proxy.context.tasks.spawn(connection);
+                // Not before the next is accepted: this one may be an agent that logs in at once.
+                proxy.room.lobby.make_room().await;
             }
             Err(error) => {
-                // Most likely out of file descriptors: give open connections time to end.
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(Duration::from_millis(100)).await;
+                // Most likely another part of the program, or of the machine, is short of descriptors or memory.
+                let closed = proxy.room.lobby.close_oldest();
+                tracing::warn!(%error, closed_the_oldest = closed, "cannot accept a connection");
+                tokio::select! {
+                    () = proxy.context.stop.cancelled() => return,
+                    () = sleep(ACCEPT_AGAIN) => {}
+                }
             }
         }
     }
@@ -74,13 +82,19 @@ fn prompt(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn agent_connection(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>) {
+async fn agent_connection(
+    proxy: Arc<Proxy>,
+    stream: TcpStream,
+    seat: Seat,
+    peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+) {
     let stream = match prompt(stream) {
-        Ok(stream) => stream,
+        Ok(stream) => Seated::new(stream, seat.clone()),
         Err(error) => return tracing::debug!(%error, %peer, "connection lost at once"),
     };
     let Some(acceptor) = acceptor else {
-        return proxy::serve(proxy, stream, peer).await;
+        return proxy::serve(proxy, stream, seat, peer).await;
     };
     let handshake = timeout(proxy.timeouts.hello, acceptor.accept(stream));
     let shaken = tokio::select! {
@@ -88,7 +102,7 @@ async fn agent_connection(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr
         () = proxy.context.stop.cancelled() => return,
     };
     match shaken {
-        Ok(Ok(stream)) => proxy::serve(proxy, stream, peer).await,
+        Ok(Ok(stream)) => proxy::serve(proxy, stream, seat, peer).await,
         Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS on the TLS listener"),
         Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
     }

@@ -15,6 +15,7 @@ mod books;
 mod free;
 mod money;
 mod mpp;
+mod neighbour;
 
 // People and programs.
 mod alerts;

@@ -3,11 +3,13 @@
 
 mod agent;
 mod answer;
+mod kept;
 mod request;
 
 pub use agent::AgentBody;
 pub use answer::{AnswerBody, Framing, ReadEnd, Relay};
-pub use request::{BufferedBody, NotReplayable, Progress, Replay, ReplayBudget, RequestBody, Uploading};
+pub use kept::{AgentBudget, ReplayBudget};
+pub use request::{BufferedBody, NotReplayable, Progress, Replay, RequestBody, Uploading};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

@@ -7,18 +7,20 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use bursar_core::agent_name::AgentName;
 use bursar_core::host::{Host, HostError};
+
+use crate::shares::{Bounds, Full, Share, Shares, What};
 
 pub use class::AddressClass;
 pub(crate) use class::classify;
@@ -27,8 +29,8 @@ mod class;
 
 /// "Connection Attempt Delay" of RFC 8305 §5.
 const STAGGER: Duration = Duration::from_millis(250);
-/// The system resolver blocks a thread per lookup; slow names must not use up all threads.
-const LOOKUPS: usize = 64;
+/// Attempts that run at the same time for one connection. A name may have any number of addresses that do not answer.
+const ATTEMPTS: usize = 4;
 
 /// Resolves host names. A trait, so that tests can give answers that change or lie.
 pub trait Resolver: Send + Sync + 'static {
@@ -79,6 +81,8 @@ pub enum DialError {
     Unreachable { source: io::Error },
     #[error("{0} took too long")]
     Timeout(Stage),
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,11 +100,49 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// Cheap to clone; clones share the limit on concurrent lookups.
+/// How much agents may use at once.
+#[derive(Clone)]
+pub struct Room {
+    /// The system's resolver blocks a thread for each look-up, and cannot be stopped: slow names must not take all of
+    /// them.
+    pub lookups: Shares,
+    /// Sockets to sites, kept ones and attempts included.
+    pub sites: Shares,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::new(64, 16, 4096, 512)
+    }
+}
+
+impl Room {
+    /// How many of one agent may wait for their turn. They leave when their patience ends or when the agent hangs up.
+    const QUEUED_LOOKUPS: usize = 128;
+    const QUEUED_SITES: usize = 512;
+
+    pub fn new(lookups: usize, lookups_each: usize, sites: usize, sites_each: usize) -> Self {
+        let bounds = |all, each, queue_each| Bounds { all, each, queue_each };
+        Self {
+            lookups: Shares::new(What::Lookups, bounds(lookups, lookups_each, Self::QUEUED_LOOKUPS)),
+            sites: Shares::new(What::Sites, bounds(sites, sites_each, Self::QUEUED_SITES)),
+        }
+    }
+}
+
+/// A connection to a site, and the socket's place among those that are allowed.
+#[derive(Debug)]
+pub struct Dialled {
+    pub stream: TcpStream,
+    pub address: SocketAddr,
+    pub share: Share,
+}
+
+/// Cheap to clone; clones share the room.
 #[derive(Clone)]
 pub struct Dialer {
     resolver: Arc<dyn Resolver>,
-    lookups: Arc<Semaphore>,
+    room: Room,
     /// `upstream.allow_private`: exceptions to the guard, never to the loop check.
     exceptions: Arc<[IpNet]>,
     own: Arc<[SocketAddr]>,
@@ -122,10 +164,11 @@ impl Dialer {
         allow_private: Vec<IpNet>,
         own: Vec<SocketAddr>,
         patience: Patience,
+        room: Room,
     ) -> Self {
         Self {
             resolver,
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            room,
             exceptions: allow_private.into(),
             own: own.into(),
             patience,
@@ -135,7 +178,7 @@ impl Dialer {
     /// Resolves the name once and checks every address. One address that is not allowed rejects the name, since an
     /// answer that mixes public and private addresses is an attack or a mistake. If an address is in `allow_private`,
     /// only addresses in `allow_private` are kept.
-    pub async fn resolve(&self, host: &str, port: u16) -> Result<Checked, DialError> {
+    pub async fn resolve(&self, agent: &AgentName, host: &str, port: u16) -> Result<Checked, DialError> {
         let host = Host::parse(host)?;
         if port == 0 {
             return Err(HostError::Port.into());
@@ -148,7 +191,9 @@ impl Dialer {
         }
         let found = match host.ip() {
             Some(address) => vec![address],
-            None => self.lookup(&host).await?,
+            // RFC 6761 §6.3: it is this machine, and no resolver needs to be asked.
+            None if host.as_str() == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            None => self.lookup(agent, &host).await?,
         };
         let mut addresses: Vec<SocketAddr> = Vec::with_capacity(found.len());
         let mut refused = None;
@@ -176,21 +221,37 @@ impl Dialer {
 
     /// Connects to one of the checked addresses (RFC 8305): families alternate, each attempt gets 250 ms before the
     /// next one starts in parallel, and the first to connect wins.
-    pub async fn connect(&self, checked: &Checked) -> Result<(TcpStream, SocketAddr), DialError> {
-        let attempts = race(alternate(&checked.addresses), STAGGER);
-        timeout(self.patience.connect, attempts)
+    pub async fn connect(&self, agent: &AgentName, checked: &Checked) -> Result<Dialled, DialError> {
+        let late = Instant::now() + self.patience.connect;
+        let share = match timeout_at(late, self.room.sites.wait(agent)).await {
+            Ok(share) => share?,
+            Err(_) => return Err(self.room.sites.why_full(agent).into()),
+        };
+        let attempts = race(alternate(&checked.addresses), STAGGER, share, &self.room.sites);
+        timeout_at(late, attempts)
             .await
             .unwrap_or(Err(DialError::Timeout(Stage::Connect)))
     }
 
-    async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DialError> {
-        let (lookups, resolver, host) = (self.lookups.clone(), self.resolver.clone(), host.to_string());
-        // In its own task: when we stop waiting, the blocked thread lives on and must keep its permit.
+    /// Sockets to sites.
+    pub(crate) fn sites(&self) -> &Shares {
+        &self.room.sites
+    }
+
+    async fn lookup(&self, agent: &AgentName, host: &Host) -> Result<Vec<IpAddr>, DialError> {
+        let late = Instant::now() + self.patience.resolve;
+        // Whoever stops waiting before its turn leaves the queue, and nothing is asked for it.
+        let share = match timeout_at(late, self.room.lookups.wait(agent)).await {
+            Ok(share) => share?,
+            Err(_) => return Err(self.room.lookups.why_full(agent).into()),
+        };
+        let (resolver, host) = (self.resolver.clone(), host.to_string());
+        // In its own task: when we stop waiting, the blocked thread lives on, and counts as long as it does.
         let answer = tokio::spawn(async move {
-            let _permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
+            let _share = share;
             resolver.lookup(host).await
         });
-        match timeout(self.patience.resolve, answer).await {
+        match timeout_at(late, answer).await {
             Err(_) => Err(DialError::Timeout(Stage::Resolve)),
             Ok(Err(died)) => Err(DialError::Dns {
                 source: Some(io::Error::other(died)),
@@ -257,14 +318,32 @@ fn alternate(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     order
 }
 
-async fn race(mut waiting: VecDeque<SocketAddr>, stagger: Duration) -> Result<(TcpStream, SocketAddr), DialError> {
+/// The first attempt uses `share`; a parallel one needs its own, and waits for the end of another if there is none.
+async fn race(
+    mut waiting: VecDeque<SocketAddr>,
+    stagger: Duration,
+    share: Share,
+    sites: &Shares,
+) -> Result<Dialled, DialError> {
+    let agent = share.agent().clone();
+    let mut spare = vec![share];
     // Dropping the set cancels the attempts that lost.
     let mut attempts = JoinSet::new();
     let mut last_error = DialError::Dns { source: None };
     loop {
-        if let Some(address) = waiting.pop_front() {
-            attempts.spawn(async move { (attempt(address).await, address) });
-        } else if attempts.is_empty() {
+        if attempts.len() < ATTEMPTS && !waiting.is_empty() {
+            spare.extend(if spare.is_empty() {
+                sites.take(&agent, 1).ok()
+            } else {
+                None
+            });
+            if let Some(share) = spare.pop()
+                && let Some(address) = waiting.pop_front()
+            {
+                attempts.spawn(async move { (attempt(address).await, address, share) });
+            }
+        }
+        if attempts.is_empty() {
             return Err(last_error);
         }
         let next = Instant::now() + stagger;
@@ -276,8 +355,11 @@ async fn race(mut waiting: VecDeque<SocketAddr>, stagger: Duration) -> Result<(T
                 else => break,
             };
             match outcome {
-                Ok((Ok(stream), address)) => return Ok((stream, address)),
-                Ok((Err(error), _)) => last_error = DialError::of_connect(error),
+                Ok((Ok(stream), address, share)) => return Ok(Dialled { stream, address, share }),
+                Ok((Err(error), _, share)) => {
+                    last_error = DialError::of_connect(error);
+                    spare.push(share);
+                }
                 Err(died) => last_error = DialError::of_connect(io::Error::other(died)),
             }
             if !waiting.is_empty() {

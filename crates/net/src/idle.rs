@@ -16,6 +16,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::shares::Share;
+
 /// Whether a request is being served; shared between the connection and its requests.
 #[derive(Clone, Default)]
 pub struct Busy(Arc<Requests>);
@@ -49,9 +51,16 @@ impl Default for Unwritten {
 impl Busy {
     /// The head is complete: from here on only the idle timeout applies.
     pub fn begin(&self) -> Serving {
+        self.serve(None)
+    }
+
+    fn serve(&self, share: Option<Arc<Share>>) -> Serving {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.serving.fetch_add(1, Ordering::Relaxed);
-        Serving(self.clone())
+        Serving {
+            busy: self.clone(),
+            share,
+        }
     }
 
     /// Everything that was handed over is with the kernel.
@@ -76,28 +85,37 @@ impl Busy {
 }
 
 /// Held by the request body and the response body: until both are done, no new head can begin.
-pub struct Serving(Busy);
-
-impl Clone for Serving {
-    fn clone(&self) -> Self {
-        self.0.begin()
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.0.serving.fetch_sub(1, Ordering::Relaxed);
-    }
+pub struct Serving {
+    busy: Busy,
+    /// The request's place among those that its agent may have under way.
+    share: Option<Arc<Share>>,
 }
 
 impl Serving {
+    /// The request counts for its agent as long as this, or a clone that is made from now on, exists.
+    pub fn count(&mut self, share: Arc<Share>) {
+        self.share = Some(share);
+    }
+
     pub fn when_written(&self, written: Written) {
-        let busy = &self.0;
+        let busy = &self.busy;
         match &mut *busy.unwritten() {
             Unwritten::Waiting(waiting) => waiting.push(written),
             Unwritten::Ended => return,
         }
         busy.0.any_unwritten.store(true, Ordering::Release);
+    }
+}
+
+impl Clone for Serving {
+    fn clone(&self) -> Self {
+        self.busy.serve(self.share.clone())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.busy.0.serving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -268,6 +286,25 @@ impl<S> Rewind<S> {
             self.read = buffer.freeze();
         }
         Ok(&self.read)
+    }
+
+    /// Resolves when the other side has closed the stream. What it sends meanwhile is kept and read later; more than a
+    /// little of it ends the watch, not the stream.
+    pub async fn hung_up(&mut self)
+    where
+        S: AsyncRead + Unpin,
+    {
+        use tokio::io::AsyncReadExt;
+        const MOST: usize = 16 << 10;
+        while self.read.len() < MOST {
+            let mut more = bytes::BytesMut::with_capacity(1024);
+            match self.stream.read_buf(&mut more).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) if self.read.is_empty() => self.read = more.freeze(),
+                Ok(_) => self.read = [self.read.as_ref(), more.as_ref()].concat().into(),
+            }
+        }
+        std::future::pending().await
     }
 }
 
@@ -442,6 +479,40 @@ mod tests {
         busy.begin()
             .when_written(Box::new(move || late.lock().unwrap().push("late")));
         assert_eq!(*seen.lock().unwrap(), ["dropped"]);
+    }
+
+    #[tokio::test]
+    async fn a_hang_up_is_noticed_and_what_was_said_before_it_is_not_lost() {
+        let (mut agent, ours) = duplex(64 << 10);
+        agent.write_all(b"hello").await.unwrap();
+        let mut stream = Rewind::new(bytes::Bytes::new(), ours);
+        stream.first_bytes().await.unwrap();
+        agent.write_all(b", proxy").await.unwrap();
+        let watched = tokio::time::timeout(Duration::from_millis(10), stream.hung_up()).await;
+        assert!(watched.is_err(), "it has not hung up");
+        drop(agent);
+        stream.hung_up().await;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "hello, proxy");
+    }
+
+    #[tokio::test]
+    async fn a_request_counts_until_its_last_body_is_done() {
+        let bounds = crate::shares::Bounds {
+            all: 1,
+            each: 1,
+            queue_each: 0,
+        };
+        let shares = crate::shares::Shares::new(crate::shares::What::Requests, bounds);
+        let agent = "research".parse().unwrap();
+        let mut serving = Busy::default().begin();
+        serving.count(Arc::new(shares.take(&agent, 1).unwrap()));
+        let upload = serving.clone();
+        drop(serving);
+        assert!(shares.take(&agent, 1).is_err());
+        drop(upload);
+        assert!(shares.take(&agent, 1).is_ok());
     }
 
     #[tokio::test]

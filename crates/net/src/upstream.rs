@@ -15,11 +15,11 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::body::{AnswerBody, Framing, Progress, Relay, RequestBody};
 use crate::dial::{Checked, DialError, Dialer};
+use crate::shares::By;
 use crate::timeouts::Timeouts;
 use crate::tls::upstream::{HandshakeError, UpstreamTls};
 use crate::tls::{Alpn, AlpnOffer};
@@ -29,9 +29,11 @@ use bursar_core::host::Authority;
 use connection::{Carrier, Sender};
 pub use connection::{Connection, SendError};
 use pool::Pool;
+use socket::Socket;
 
 mod connection;
 mod pool;
+mod socket;
 
 /// Limits for response heads, the same as for the agent's request heads (R33).
 pub const HEAD_BYTES: usize = 64 << 10;
@@ -144,7 +146,7 @@ impl Upstreams {
         origin: Origin,
         offer: AlpnOffer,
     ) -> Result<(Lane, Version), UpstreamError> {
-        let checked = self.resolve(&origin.authority).await?;
+        let checked = self.resolve(&agent, &origin.authority).await?;
         let lane = Lane {
             upstreams: self.clone(),
             key: Key { agent, origin, offer },
@@ -156,8 +158,9 @@ impl Upstreams {
         Ok((lane, version))
     }
 
-    async fn resolve(&self, authority: &Authority) -> Result<Checked, DialError> {
-        self.dialer.resolve(authority.host.as_str(), authority.port).await
+    async fn resolve(&self, agent: &AgentName, authority: &Authority) -> Result<Checked, DialError> {
+        let (host, port) = (authority.host.as_str(), authority.port);
+        self.dialer.resolve(agent, host, port).await
     }
 
     fn keep(&self, key: Key, connection: Connection) {
@@ -209,15 +212,35 @@ impl Upstreams {
         self.pooled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Closes the kept connection that has been idle longest, for a new one that has no room: of this agent if that
+    /// uses its part, else of any agent.
+    fn make_room(&self, agent: &AgentName) {
+        let Some(by) = self.dialer.sites().used_up(agent) else {
+            return;
+        };
+        self.pool().close_oldest((by == By::Agent).then_some(agent));
+    }
+
     async fn dial(&self, key: &Key, checked: &Checked) -> Result<Connection, UpstreamError> {
-        let (stream, address) = self.dialer.connect(checked).await?;
+        /// How soon a kept connection is closed for one that waits.
+        const AGAIN: Duration = Duration::from_millis(100);
+        self.make_room(&key.agent);
+        let mut dialling = std::pin::pin!(self.dialer.connect(&key.agent, checked));
+        let dialled = loop {
+            match timeout(AGAIN, &mut dialling).await {
+                Ok(dialled) => break dialled?,
+                Err(_) if self.dialer.sites().is_awaited() => self.make_room(&key.agent),
+                Err(_) => {}
+            }
+        };
+        let (stream, address) = (Socket::new(dialled.stream, dialled.share), dialled.address);
         match key.origin.scheme {
             Scheme::Http => self.set_up_h1(stream, address).await,
             Scheme::Https => self.dial_tls(key, stream, address).await,
         }
     }
 
-    async fn dial_tls(&self, key: &Key, stream: TcpStream, address: SocketAddr) -> Result<Connection, UpstreamError> {
+    async fn dial_tls(&self, key: &Key, stream: Socket, address: SocketAddr) -> Result<Connection, UpstreamError> {
         let host = &key.origin.authority.host;
         match self.tls_of(&key.agent).connect(stream, host, key.offer).await? {
             (stream, Alpn::Http2) => self.set_up_h2(stream, address).await,
@@ -309,7 +332,8 @@ impl Lane {
         if since.elapsed() < NAME_AGE {
             return Ok(checked);
         }
-        let checked = self.upstreams.resolve(&self.key.origin.authority).await?;
+        let Key { agent, origin, .. } = &self.key;
+        let checked = self.upstreams.resolve(agent, &origin.authority).await?;
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (checked.clone(), Instant::now());
         Ok(checked)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Uri;
 use ipnet::IpNet;
 
+use super::capacity::capacity;
 use super::{
     AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Log, Proxy, RpcUrl, SharedStore, Store,
     Stripe, StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
@@ -50,6 +51,7 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
             .unwrap_or_default(),
         log: top.section("log").map(log).unwrap_or_default(),
         timeouts: top.section("timeouts").map(timeouts).unwrap_or_default(),
+        capacity: top.section("capacity").map(capacity).unwrap_or_default(),
     };
     top.close(TOP_HINTS);
     config

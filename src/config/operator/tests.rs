@@ -49,10 +49,11 @@ fn no_file_means_the_defaults() {
 
 /// The values that the example sets are the defaults, so that nobody is misled.
 #[test]
-fn the_example_writes_the_default_timeouts() {
+fn the_example_writes_the_default_timeouts_and_capacity() {
     let example = config(EXAMPLE);
     assert_eq!(example.timeouts, Timeouts::default());
     assert_eq!(example.log, Log::default());
+    assert_eq!(example.capacity, Capacity::default());
     assert_eq!(example.proxy.listen, Proxy::default().listen);
 }
 
@@ -80,6 +81,9 @@ rpc = ["http://127.0.0.1:8545"]
 unsigned_max_s = 60
 [timeouts]
 drain_s = 5
+[capacity]
+requests_per_agent = 7
+upload_memory_mib = 8
 "#,
     );
     let tls = config.proxy.tls.unwrap();
@@ -100,6 +104,14 @@ drain_s = 5
     assert_eq!(config.log.unsigned_max, Duration::from_secs(60));
     assert_eq!(config.timeouts.drain, Duration::from_secs(5));
     assert_eq!(config.timeouts.idle, Duration::from_secs(600));
+    let expected = Capacity {
+        requests_per_agent: 7,
+        upload_memory: 8 << 20,
+        ..Capacity::default()
+    };
+    assert_eq!(config.capacity, expected);
+    rejects("[capacity]\nlookups_per_agent = 65", "from 1 to 64");
+    rejects("[capacity]\ntunnels_per_agent = 65", "connections_per_agent");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The body of an agent's request, as it arrives.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::idle::Serving;
+use crate::shares::Share;
 use bursar_core::hop;
 
 /// How long the rest of an unwanted upload is still read, and how long it may be silent meanwhile.
@@ -50,6 +52,11 @@ impl AgentBody {
             serving,
             rest,
         })
+    }
+
+    /// Its request counts for the agent until the whole body has arrived.
+    pub fn count(&mut self, share: Arc<Share>) {
+        self.serving.count(share);
     }
 
     /// A guard that keeps the connection busy beyond this exchange, for the stream after an upgrade.

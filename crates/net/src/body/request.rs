@@ -2,34 +2,17 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 
-use super::{AgentBody, BoxError, REPLAY_CAP, REPLAY_CAP_ALL};
-
-/// The memory that buffered requests share. A request that finds none left is still forwarded, but cannot be paid for.
-#[derive(Clone, Default)]
-pub struct ReplayBudget(Arc<AtomicUsize>);
-
-impl ReplayBudget {
-    fn take(&self, bytes: usize) -> bool {
-        self.0
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|used| *used <= REPLAY_CAP_ALL)
-            })
-            .is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
+use super::kept::Kept;
+use super::{AgentBody, AgentBudget, BoxError, REPLAY_CAP};
 
 /// The agent's request body: streams to the site once, and can be taken whole afterwards.
 ///
@@ -40,14 +23,14 @@ pub struct BufferedBody(Arc<Mutex<State>>);
 struct State {
     /// `None` once the site has rejected the request and the rest is not needed.
     source: Option<AgentBody>,
-    held: Vec<Bytes>,
-    /// Frames that [`BufferedBody::collect`] has read and that are still to be sent.
+    kept: Kept,
+    /// What [`BufferedBody::collect`] has read is still to be sent.
+    collected: bool,
+    /// What it has read, once it has read all that it will.
     ahead: VecDeque<Bytes>,
     trailers_ahead: bool,
-    size: usize,
     trailers: Option<HeaderMap>,
     whole: Whole,
-    budget: ReplayBudget,
     hold: Hold,
     /// The site's response has ended, or is no longer read.
     answered: bool,
@@ -103,8 +86,9 @@ pub enum NotReplayable {
 
 impl BufferedBody {
     /// With `expects` (`Expect: 100-continue`), the agent is not asked for any byte before [`BufferedBody::invite`].
-    pub fn new(source: AgentBody, expects: bool, budget: ReplayBudget) -> Self {
+    pub fn new(source: AgentBody, expects: bool, budget: AgentBudget) -> Self {
         let declared = source.size_hint().lower();
+        let kept = Kept::new(budget, source.size_hint().exact());
         let whole = if source.is_end_stream() {
             Whole::Ended
         } else if declared > REPLAY_CAP as u64 {
@@ -116,13 +100,12 @@ impl BufferedBody {
         progress.over.store(whole == Whole::Ended, Ordering::Relaxed);
         Self(Arc::new(Mutex::new(State {
             source: Some(source),
-            held: Vec::new(),
+            kept,
+            collected: false,
             ahead: VecDeque::new(),
             trailers_ahead: false,
-            size: 0,
             trailers: None,
             whole,
-            budget,
             hold: if expects { Hold::Invitation } else { Hold::None },
             answered: false,
             refused: false,
@@ -170,7 +153,13 @@ impl BufferedBody {
     /// Reads the whole body before any of it is sent, for a request that may repeat another. If it turns out too large,
     /// it is streamed after all, starting with what was read.
     pub async fn collect(&self) -> Result<Replay, NotReplayable> {
-        self.read_rest(FirstSending::StillToCome).await
+        {
+            let mut state = lock(&self.0);
+            state.collected = state.whole == Whole::Streaming;
+        }
+        let replay = self.read_rest().await?;
+        lock(&self.0).put_ahead(&replay);
+        Ok(replay)
     }
 
     /// Takes the body away from the first sending and reads the rest of it. If it turns out too large, the first
@@ -182,20 +171,19 @@ impl BufferedBody {
                 state.hold = Hold::Taken;
             }
         }
-        self.read_rest(FirstSending::Over).await
+        self.read_rest().await
     }
 
-    async fn read_rest(&self, first: FirstSending) -> Result<Replay, NotReplayable> {
+    async fn read_rest(&self) -> Result<Replay, NotReplayable> {
         std::future::poll_fn(|cx| {
             loop {
                 let mut state = lock(&self.0);
                 match state.whole {
                     Whole::NotKept(why) => return Poll::Ready(Err(why)),
-                    Whole::Ended => return Poll::Ready(Ok(state.replay())),
+                    Whole::Ended => return Poll::Ready(state.replay()),
                     Whole::Streaming => match state.poll_source(cx) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(NotReplayable::Broken)),
-                        Poll::Ready(Some(Ok(frame))) if first == FirstSending::StillToCome => state.put_ahead(frame),
                         Poll::Ready(_) => {}
                     },
                 }
@@ -203,13 +191,6 @@ impl BufferedBody {
         })
         .await
     }
-}
-
-/// Whether the bytes read now still have to be sent for the first time.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum FirstSending {
-    StillToCome,
-    Over,
 }
 
 impl State {
@@ -227,8 +208,10 @@ impl State {
                 self.progress.parts.fetch_add(1, Ordering::Relaxed);
                 self.keep(frame);
             }
+            // Asked again, a broken stream may say that it has ended.
+            Poll::Ready(Some(Err(_))) => self.give_up(NotReplayable::Broken, None),
             Poll::Ready(None) => self.end(),
-            _ => {}
+            Poll::Pending => {}
         }
         if ended {
             self.end();
@@ -248,10 +231,12 @@ impl State {
         self.trailers_ahead || !self.ahead.is_empty()
     }
 
-    fn put_ahead(&mut self, frame: Frame<Bytes>) {
-        match frame.into_data() {
-            Ok(data) => self.ahead.push_back(data),
-            Err(_) => self.trailers_ahead = true,
+    /// What was collected whole is what the first sending begins with.
+    fn put_ahead(&mut self, whole: &Replay) {
+        if std::mem::take(&mut self.collected) {
+            self.ahead
+                .extend(Some(whole.bytes.clone()).filter(|bytes| !bytes.is_empty()));
+            self.trailers_ahead = self.trailers.is_some();
         }
     }
 
@@ -291,50 +276,41 @@ impl State {
             self.trailers = Some(trailers.clone());
         }
         let Some(data) = frame.data_ref() else { return };
-        let not_held = if self.size + data.len() > REPLAY_CAP {
+        let not_kept = if self.kept.size() + data.len() > REPLAY_CAP {
             Some(NotReplayable::TooLarge)
-        } else if !self.budget.take(data.len()) {
-            Some(NotReplayable::NoRoom)
         } else {
-            None
+            self.kept.add(data).err().map(|_| NotReplayable::NoRoom)
         };
-        if let Some(why) = not_held {
-            self.whole = Whole::NotKept(why);
-            self.forget();
+        if let Some(why) = not_kept {
+            self.give_up(why, Some(data));
+        }
+    }
+
+    /// From here on the body streams only. What was collected, and the frame that did not fit, are still to be sent.
+    fn give_up(&mut self, why: NotReplayable, frame: Option<&Bytes>) {
+        if self.whole != Whole::Streaming && self.whole != Whole::Ended {
             return;
         }
-        self.size += data.len();
-        self.held.push(data.clone());
+        self.whole = Whole::NotKept(why);
+        let mut kept = self.kept.hand_over();
+        if std::mem::take(&mut self.collected) {
+            self.ahead.append(&mut kept);
+            self.ahead.extend(frame.cloned());
+            self.trailers_ahead = self.trailers.is_some();
+        }
     }
 
-    fn forget(&mut self) {
-        self.budget.give_back(self.size);
-        self.size = 0;
-        self.held.clear();
-    }
-
-    fn replay(&self) -> Replay {
-        let bytes = match self.held.as_slice() {
-            [] => Bytes::new(),
-            [one] => one.clone(),
-            many => {
-                let mut all = BytesMut::with_capacity(self.size);
-                many.iter().for_each(|part| all.extend_from_slice(part));
-                all.freeze()
-            }
+    fn replay(&mut self) -> Result<Replay, NotReplayable> {
+        let Ok(bytes) = self.kept.whole() else {
+            self.give_up(NotReplayable::NoRoom, None);
+            return Err(NotReplayable::NoRoom);
         };
         let sha256 = Sha256::digest(&bytes).into();
-        Replay {
+        Ok(Replay {
             bytes,
             trailers: self.trailers.clone(),
             sha256,
-        }
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        self.forget();
+        })
     }
 }
 

@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::*;
 
@@ -51,7 +52,21 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
 }
 
 fn dialer(script: &Arc<Script>, allow_private: &[&str]) -> Dialer {
-    Dialer::new(script.clone(), nets(allow_private), Vec::new(), PATIENCE)
+    Dialer::new(
+        script.clone(),
+        nets(allow_private),
+        Vec::new(),
+        PATIENCE,
+        Room::default(),
+    )
+}
+
+fn agent(name: &str) -> AgentName {
+    name.parse().unwrap()
+}
+
+fn research() -> AgentName {
+    agent("research")
 }
 
 fn class_of(outcome: Result<Checked, DialError>) -> AddressClass {
@@ -70,25 +85,25 @@ async fn one_bad_address_refuses_the_name() {
         ("empty.example", &[&[]]),
     ]);
     let dialer = dialer(&script, &[]);
-    let good = dialer.resolve("Good.Example.", 443).await.unwrap();
+    let good = dialer.resolve(&research(), "Good.Example.", 443).await.unwrap();
     let expected: Vec<SocketAddr> = ["8.8.8.8:443", "[2606:4700::1111]:443"]
         .map(|a| a.parse().unwrap())
         .into();
     assert_eq!(good.addresses(), expected);
     assert_eq!(
-        class_of(dialer.resolve("mixed.example", 443).await),
+        class_of(dialer.resolve(&research(), "mixed.example", 443).await),
         AddressClass::Private
     );
     assert_eq!(
-        class_of(dialer.resolve("mapped.example", 443).await),
+        class_of(dialer.resolve(&research(), "mapped.example", 443).await),
         AddressClass::Loopback
     );
     assert!(matches!(
-        dialer.resolve("empty.example", 443).await,
+        dialer.resolve(&research(), "empty.example", 443).await,
         Err(DialError::Dns { source: None })
     ));
     assert!(matches!(
-        dialer.resolve("none.example", 443).await,
+        dialer.resolve(&research(), "none.example", 443).await,
         Err(DialError::Dns { source: Some(_) })
     ));
 }
@@ -113,16 +128,16 @@ async fn spellings_of_this_machine_never_reach_the_resolver() {
         ("127.0.0.1.", AddressClass::Loopback),
         ("127.1.", AddressClass::Disguised),
     ] {
-        assert_eq!(class_of(dialer.resolve(host, 80).await), class, "{host}");
+        assert_eq!(class_of(dialer.resolve(&research(), host, 80).await), class, "{host}");
     }
     for host in ["", "a b", "127。0。0。1", "①②⑦.0.0.1", "[::1%lo]"] {
         assert!(
-            matches!(dialer.resolve(host, 80).await, Err(DialError::Host(_))),
+            matches!(dialer.resolve(&research(), host, 80).await, Err(DialError::Host(_))),
             "{host}"
         );
     }
     assert!(matches!(
-        dialer.resolve("8.8.8.8", 0).await,
+        dialer.resolve(&research(), "8.8.8.8", 0).await,
         Err(DialError::Host(HostError::Port))
     ));
     assert_eq!(script.asked.load(Ordering::SeqCst), 0);
@@ -132,11 +147,17 @@ async fn spellings_of_this_machine_never_reach_the_resolver() {
 async fn exceptions_are_by_network() {
     let script = Script::of(&[("seller.test", &[&["127.0.0.1", "::ffff:127.0.0.1"]])]);
     let dialer = dialer(&script, &["127.0.0.1/32", "fd00::/8"]);
-    let checked = dialer.resolve("seller.test", 80).await.unwrap();
+    let checked = dialer.resolve(&research(), "seller.test", 80).await.unwrap();
     assert_eq!(checked.addresses(), ["127.0.0.1:80".parse().unwrap()]);
-    assert!(dialer.resolve("[fd12::1]", 80).await.is_ok());
-    assert_eq!(class_of(dialer.resolve("127.0.0.2", 80).await), AddressClass::Loopback);
-    assert_eq!(class_of(dialer.resolve("127.1", 80).await), AddressClass::Disguised);
+    assert!(dialer.resolve(&research(), "[fd12::1]", 80).await.is_ok());
+    assert_eq!(
+        class_of(dialer.resolve(&research(), "127.0.0.2", 80).await),
+        AddressClass::Loopback
+    );
+    assert_eq!(
+        class_of(dialer.resolve(&research(), "127.1", 80).await),
+        AddressClass::Disguised
+    );
 }
 
 #[tokio::test]
@@ -148,11 +169,11 @@ async fn beside_an_excepted_address_the_others_are_left_out() {
     ]);
     let dialer = dialer(&script, &["127.0.0.1/32"]);
     for name in ["localhost", "rebound.example"] {
-        let checked = dialer.resolve(name, 443).await.unwrap();
+        let checked = dialer.resolve(&research(), name, 443).await.unwrap();
         assert_eq!(checked.addresses(), ["127.0.0.1:443".parse().unwrap()], "{name}");
     }
     assert_eq!(
-        class_of(dialer.resolve("mixed.example", 443).await),
+        class_of(dialer.resolve(&research(), "mixed.example", 443).await),
         AddressClass::Private
     );
 }
@@ -161,7 +182,15 @@ async fn beside_an_excepted_address_the_others_are_left_out() {
 async fn own_listeners_are_a_loop_even_where_allowed() {
     let script = Script::of(&[("me.test", &[&["127.0.0.1"]])]);
     let all = nets(&["0.0.0.0/0", "::/0"]);
-    let own = |text: &str| Dialer::new(script.clone(), all.clone(), vec![text.parse().unwrap()], PATIENCE);
+    let own = |text: &str| {
+        Dialer::new(
+            script.clone(),
+            all.clone(),
+            vec![text.parse().unwrap()],
+            PATIENCE,
+            Room::default(),
+        )
+    };
     for (listener, host, port, is_loop) in [
         ("127.0.0.1:8402", "me.test", 8402, true),
         ("127.0.0.1:8402", "[::ffff:127.0.0.1]", 8402, true),
@@ -173,7 +202,7 @@ async fn own_listeners_are_a_loop_even_where_allowed() {
         ("0.0.0.0:8402", "8.8.8.8", 8402, false),
         ("[::]:8402", "127.0.0.1", 8402, true),
     ] {
-        let outcome = own(listener).resolve(host, port).await;
+        let outcome = own(listener).resolve(&research(), host, port).await;
         assert_eq!(
             matches!(outcome, Err(DialError::Loop { .. })),
             is_loop,
@@ -188,15 +217,15 @@ async fn what_was_checked_stays_pinned_when_the_name_moves() {
     let port = listener.local_addr().unwrap().port();
     let script = Script::of(&[("rebind.test", &[&["127.0.0.1"], &["10.0.0.1"]])]);
     let dialer = dialer(&script, &["127.0.0.1/32"]);
-    let checked = dialer.resolve("rebind.test", port).await.unwrap();
+    let checked = dialer.resolve(&research(), "rebind.test", port).await.unwrap();
     for _ in 0..2 {
-        let (stream, address) = dialer.connect(&checked).await.unwrap();
+        let Dialled { stream, address, .. } = dialer.connect(&research(), &checked).await.unwrap();
         assert_eq!(address, listener.local_addr().unwrap());
         assert!(stream.nodelay().unwrap());
     }
     assert_eq!(script.asked.load(Ordering::SeqCst), 1);
     assert_eq!(
-        class_of(dialer.resolve("rebind.test", port).await),
+        class_of(dialer.resolve(&research(), "rebind.test", port).await),
         AddressClass::Private
     );
 }
@@ -211,11 +240,14 @@ async fn the_next_address_is_tried_when_one_refuses() {
         ("down.test", &[&["127.0.0.2", "127.0.0.3"]]),
     ]);
     let dialer = dialer(&script, &["127.0.0.0/8"]);
-    let checked = dialer.resolve("two.test", port).await.unwrap();
-    let (_, address) = dialer.connect(&checked).await.unwrap();
+    let checked = dialer.resolve(&research(), "two.test", port).await.unwrap();
+    let Dialled { address, .. } = dialer.connect(&research(), &checked).await.unwrap();
     assert_eq!(address, listener.local_addr().unwrap());
-    let checked = dialer.resolve("down.test", port).await.unwrap();
-    assert!(matches!(dialer.connect(&checked).await, Err(DialError::Refused)));
+    let checked = dialer.resolve(&research(), "down.test", port).await.unwrap();
+    assert!(matches!(
+        dialer.connect(&research(), &checked).await,
+        Err(DialError::Refused)
+    ));
 }
 
 #[tokio::test]
@@ -232,18 +264,46 @@ async fn a_silent_address_does_not_hold_up_the_next() {
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let good = listener.local_addr().unwrap();
-    let (_, address) = race([silent, good].into(), Duration::from_millis(10)).await.unwrap();
-    assert_eq!(address, good);
+    let sites = Room::new(1, 1, 8, 8).sites;
+    let share = || sites.take(&research(), 1).unwrap();
+    let stagger = Duration::from_millis(10);
+    let dialled = race([silent, good].into(), stagger, share(), &sites).await.unwrap();
+    assert_eq!(dialled.address, good);
+    // The attempt that lost gives its share back.
+    comes_to(&sites, 1).await;
 
-    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new(), PATIENCE);
+    // However many addresses a name has, few are tried at a time; and none without a share of its own.
+    for (free, most) in [(7, ATTEMPTS), (2, 2)] {
+        comes_to(&sites, 1).await;
+        let others: Vec<_> = (free..7).map(|_| share()).collect();
+        let mut trying = std::pin::pin!(race([silent; 20].into(), Duration::from_millis(1), share(), &sites));
+        let tried = timeout(Duration::from_millis(100), &mut trying).await;
+        assert!(tried.is_err(), "{tried:?}");
+        assert_eq!(sites.used(), 1 + others.len() + most);
+    }
+    drop(dialled);
+    comes_to(&sites, 0).await;
+
+    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new(), PATIENCE, Room::default());
     dialer.patience.connect = Duration::from_millis(20);
     let checked = Checked {
         addresses: vec![silent],
     };
     assert!(matches!(
-        dialer.connect(&checked).await,
+        dialer.connect(&research(), &checked).await,
         Err(DialError::Timeout(Stage::Connect))
     ));
+}
+
+/// A task that is aborted ends when the runtime gets to it.
+async fn comes_to(shares: &Shares, used: usize) {
+    let look = async {
+        while shares.used() != used {
+            tokio::task::yield_now().await;
+        }
+    };
+    let came = timeout(Duration::from_secs(10), look).await;
+    assert!(came.is_ok(), "{} are used, not {used}", shares.used());
 }
 
 /// Never answers.
@@ -255,23 +315,117 @@ impl Resolver for Silent {
     }
 }
 
-#[tokio::test]
-async fn lookups_end_in_time_and_are_bounded() {
-    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new(), PATIENCE);
-    dialer.patience.resolve = Duration::from_millis(50);
-    let mut lookups = JoinSet::new();
-    for _ in 0..LOOKUPS + 8 {
+/// Names that begin with `slow` are answered when the test says so, others at once.
+struct Slow {
+    asked: AtomicUsize,
+    go_on: Arc<tokio::sync::Semaphore>,
+}
+
+impl Slow {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            asked: AtomicUsize::new(0),
+            go_on: Arc::new(tokio::sync::Semaphore::new(0)),
+        })
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Resolver for Slow {
+    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let go_on = self.go_on.clone();
+        Box::pin(async move {
+            if host.starts_with("slow") {
+                let _turn = go_on.acquire().await;
+            }
+            Ok(vec!["8.8.8.8".parse().unwrap()])
+        })
+    }
+}
+
+const LOOKUPS: usize = 8;
+const LOOKUPS_EACH: usize = 3;
+
+fn slowly(resolver: &Arc<Slow>) -> Dialer {
+    let room = Room::new(LOOKUPS, LOOKUPS_EACH, 8, 8);
+    Dialer::new(resolver.clone(), Vec::new(), Vec::new(), PATIENCE, room)
+}
+
+/// An agent that asks for `count` slow names.
+fn ask(dialer: &Dialer, who: &'static str, count: usize) -> JoinSet<Result<Checked, DialError>> {
+    let mut asking = JoinSet::new();
+    for number in 0..count {
         let dialer = dialer.clone();
-        lookups.spawn(async move { dialer.resolve("slow.example", 443).await });
+        let host = format!("slow{number}.example");
+        asking.spawn(async move { dialer.resolve(&agent(who), &host, 443).await });
     }
-    while let Some(outcome) = lookups.join_next().await {
-        assert!(matches!(outcome.unwrap(), Err(DialError::Timeout(Stage::Resolve))));
+    asking
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_names_of_one_agent_do_not_delay_another() {
+    let resolver = Slow::new();
+    let dialer = slowly(&resolver);
+    let began = Instant::now();
+    let mut bad = ask(&dialer, "bad", 320);
+    // More than may wait are answered at once.
+    for _ in 0..320 - LOOKUPS_EACH - Room::QUEUED_LOOKUPS {
+        let outcome = bad.join_next().await.unwrap().unwrap();
+        let full = Full {
+            what: What::Lookups,
+            by: crate::shares::By::Agent,
+        };
+        assert!(
+            matches!(outcome, Err(DialError::Full(why)) if why == full),
+            "{outcome:?}"
+        );
     }
-    assert_eq!(
-        dialer.lookups.available_permits(),
-        0,
-        "an abandoned lookup still counts"
-    );
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(resolver.asked(), LOOKUPS_EACH);
+    for name in ["fast.example", "another.example", "localhost", "8.8.8.8"] {
+        let outcome = dialer.resolve(&agent("good"), name, 443).await;
+        assert!(
+            !matches!(outcome, Err(DialError::Timeout(_) | DialError::Full(_))),
+            "{name}: {outcome:?}"
+        );
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO, "nothing had to be waited for");
+    assert_eq!(resolver.asked(), LOOKUPS_EACH + 2, "localhost and addresses ask nobody");
+    // The rest of them get their answers in time as well.
+    while let Some(outcome) = bad.join_next().await {
+        assert!(matches!(
+            outcome.unwrap(),
+            Err(DialError::Timeout(Stage::Resolve) | DialError::Full(_))
+        ));
+    }
+    assert_eq!(began.elapsed(), PATIENCE.resolve);
+    // What was asked and not answered still blocks its threads, and counts.
+    assert_eq!(dialer.room.lookups.used(), LOOKUPS_EACH);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_that_nobody_waits_for_is_never_asked() {
+    let resolver = Slow::new();
+    let dialer = slowly(&resolver);
+    let mut bad = ask(&dialer, "bad", 100);
+    while dialer.room.lookups.waiting() < 100 - LOOKUPS_EACH {
+        tokio::task::yield_now().await;
+    }
+    bad.abort_all();
+    while bad.join_next().await.is_some() {}
+    assert_eq!(dialer.room.lookups.waiting(), 0, "they have left the queue");
+    // The threads come back, and go to whoever still waits.
+    let mut late = ask(&dialer, "bad", 1);
+    resolver.go_on.add_permits(1);
+    assert!(late.join_next().await.unwrap().unwrap().is_ok());
+    assert_eq!(resolver.asked(), LOOKUPS_EACH + 1);
+    while dialer.room.lookups.used() > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[test]
@@ -285,10 +439,13 @@ fn families_take_turns() {
 
 #[tokio::test]
 async fn nothing_to_dial_is_an_error() {
+    let sites = Room::default().sites;
+    let share = sites.take(&research(), 1).unwrap();
     assert!(matches!(
-        race(VecDeque::new(), STAGGER).await,
+        race(VecDeque::new(), STAGGER, share, &sites).await,
         Err(DialError::Dns { source: None })
     ));
+    assert_eq!(sites.used(), 0);
 }
 
 /// Nagle's algorithm and delayed acknowledgements together cost 40 ms per small write (R226).
@@ -298,9 +455,9 @@ async fn a_dialled_connection_does_not_wait_to_send() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dialer = dialer(&script, &["127.0.0.1/32"]);
     let checked = dialer
-        .resolve("127.0.0.1", listener.local_addr().unwrap().port())
+        .resolve(&research(), "127.0.0.1", listener.local_addr().unwrap().port())
         .await
         .unwrap();
-    let (stream, _) = dialer.connect(&checked).await.unwrap();
+    let Dialled { stream, .. } = dialer.connect(&research(), &checked).await.unwrap();
     assert!(stream.nodelay().unwrap());
 }

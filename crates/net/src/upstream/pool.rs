@@ -98,7 +98,7 @@ impl<T> Pool<T> {
         own.map(|(_, lane)| lane.len()).sum()
     }
 
-    fn close_oldest(&mut self, agent: Option<&AgentName>) {
+    pub(super) fn close_oldest(&mut self, agent: Option<&AgentName>) {
         let lanes = self.lanes.iter();
         let of_agent = lanes.filter(|(key, _)| agent.is_none_or(|agent| key.agent == *agent));
         let oldest = of_agent
