@@ -103,6 +103,9 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     spare::set_aside().map_err(StartError::Descriptors)?;
     home.create_run()?;
     let config = Config::load(home.root())?;
+    for path in config.certificates() {
+        home.require_owned_if_here(path)?;
+    }
     let (rules, loaded) = Rules::load(config.limits.clone())?;
     let logins = Logins::new(Roster::load(home)?);
     let authority = Authority::load(home, clock.now())?;

@@ -218,6 +218,16 @@ impl Config {
 }
 
 impl Config {
+    /// The files that say whom bursar believes to be a seller, a node or the database, and whom agents believe to be bursar.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &PathBuf> {
+        let listener = self.proxy.tls.iter().flat_map(|tls| [&tls.cert, &tls.key]);
+        let database = match &self.store {
+            Store::Shared(shared) => shared.ca.as_ref(),
+            Store::Embedded => None,
+        };
+        self.upstream.extra_ca.iter().chain(listener).chain(database)
+    }
+
     /// By which roots sites are verified.
     pub(crate) fn trust(&self) -> Trust {
         let roots = match self.upstream.system_roots {

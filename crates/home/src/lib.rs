@@ -293,6 +293,14 @@ impl Home {
         }
         Ok(())
     }
+
+    /// The same for a file that bursar.toml names, such as a root that sellers are verified by, if it lies here.
+    pub fn require_owned_if_here(&self, path: &Path) -> Result<(), HomeError> {
+        match path.starts_with(&self.root) && path.symlink_metadata().is_ok() {
+            true => owners::check_tree(path, Owners::ours()),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Replaces `path` with `content` so that a reader, or a crash at any step, sees the old file or the new one, whole.

@@ -38,7 +38,8 @@ fn starts(home: Home) -> Home {
 
 #[test]
 fn a_server_does_not_start_on_what_others_can_change_and_names_the_command_that_mends_it() {
-    let mut home = setup().home();
+    let mut home = setup().upstream("extra_ca = \"roots.pem\"\n").home();
+    std::fs::copy(home.path().join("ca.pem"), home.path().join("roots.pem")).unwrap();
     for (name, mode) in [
         ("", 0o777),
         ("", 0o770),
@@ -47,6 +48,7 @@ fn a_server_does_not_start_on_what_others_can_change_and_names_the_command_that_
         ("bursar.toml", 0o666),
         ("agents.toml", 0o622),
         ("log.key", 0o620),
+        ("roots.pem", 0o666),
         ("audit", 0o777),
         ("private", 0o1777),
     ] {
