@@ -293,9 +293,13 @@ mod tests {
                 claim.paid(rid, fingerprint());
             }
         }
-        assert_eq!((keys.lock().claimed.len(), keys.lock().holds.every().count()), (0, 100));
+        let left = || {
+            let state = keys.lock();
+            (state.claimed.len(), state.holds.every().count())
+        };
+        assert_eq!(left(), (0, 100));
         clock.set(clock.now() + SignedDuration::from_secs(24 * 60 * 60 + 1));
         keys.sweep();
-        assert_eq!(keys.lock().holds.every().count(), 0);
+        assert_eq!(left(), (0, 0));
     }
 }
