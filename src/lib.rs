@@ -20,6 +20,9 @@ pub mod alerts;
 pub mod backup;
 pub mod cli;
 mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod rules;
 mod serve;
 mod store;

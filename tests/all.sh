@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs all tests in a fresh clone and installs what they need: `tests/all.sh`, or `tests/all.sh FILTER` for some of
-# them.
+# them. `tests/all.sh --install` installs only.
 #
 # Needs Rust, a C compiler, Node 20 with npm, Python 3.11, and the programs of PostgreSQL 14 or newer. Anything else
 # that is missing is installed inside the clone (npm packages, a Python environment) or, if run by root, from Debian.
@@ -43,6 +43,8 @@ debian() {
 require_compilers() {
     have cargo || { say "no cargo on the PATH; install Rust with rustup"; exit 2; }
     have cc || debian gcc libc6-dev || { say "no C compiler (cc) on the PATH"; exit 2; }
+    # For libFuzzer alone, which no test needs: .ci/run says so if it is missing.
+    have c++ || debian g++ || say "no C++ compiler (c++) on the PATH, so nothing can be fuzzed"
 }
 
 system_tools() {
@@ -128,6 +130,8 @@ else
     say "$skipped skipped; see above"
 fi
 
+if [[ ${1:-} == --install ]]; then exit; fi
+
 # Scripts check the documents against the code.
 documents=0
 for check in tests/documents/*.py; do python3 "$check" || documents=1; done
@@ -142,5 +146,7 @@ export TMPDIR=${TMPDIR:-/tmp}
 # Examples in the documentation run first: there may be none, and the summary that ends the output should count
 # something.
 cargo test --locked --workspace "${features[@]}" --doc "$@"
+# The properties of fuzz/ over their seeds and over every input that ever broke one. A workspace of its own.
+cargo test --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir "$target" --tests "$@"
 # One failing suite does not hide the others.
 exec cargo test --locked --workspace "${features[@]}" --no-fail-fast --tests "$@"

@@ -18,6 +18,8 @@ pub mod settings;
 
 mod asked;
 pub mod assertion;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod store;
 #[cfg(test)]
 mod vectors;

@@ -11,6 +11,8 @@
 mod calls;
 mod challenge;
 mod errors;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod settings;
 mod watch;
 mod webhook;

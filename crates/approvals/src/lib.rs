@@ -42,6 +42,9 @@
 )]
 
 pub mod ciba;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod keyra;
 pub mod operator;
 pub mod questions;

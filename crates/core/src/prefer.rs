@@ -40,6 +40,9 @@ fn preference(text: &str) -> (&str, Option<&str>) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -70,6 +73,63 @@ mod tests {
             }
             let usual = Duration::from_secs(USUAL);
             assert_eq!(wait(&headers, usual), Duration::from_secs(seconds), "{fields:?}");
+        }
+    }
+
+    /// One preference: its text, the wait that it asks for, and whether it asks for an answer at once.
+    fn preferences() -> impl Strategy<Value = (String, Option<u64>, bool)> {
+        prop_oneof![
+            (0_u32..1000, any::<bool>()).prop_map(|(seconds, quoted)| {
+                let value = if quoted {
+                    format!("\"{seconds}\"")
+                } else {
+                    seconds.to_string()
+                };
+                (format!("Wait={value}"), Some(seconds.into()), false)
+            }),
+            Just(("respond-async".to_owned(), None, true)),
+            "[a-z]{1,8}(=[a-z]{0,4})?(; ?wait=[0-9]{1,3})?".prop_filter_map("another name", |text| {
+                let is_ours = text.starts_with("wait") || text.starts_with("respond-async");
+                (!is_ours).then_some((text, None, false))
+            }),
+            Just(("wait=soon".to_owned(), None, false)),
+        ]
+    }
+
+    proptest! {
+        /// Against a list of what was asked for, however it is divided into lines.
+        #[test]
+        fn the_first_wait_counts_in_any_line(asked in proptest::collection::vec((preferences(), any::<bool>()), 0..8)) {
+            let mut lines = vec![String::new()];
+            for ((text, _, _), in_new_line) in &asked {
+                match lines.last_mut() {
+                    Some(line) if !in_new_line && !line.is_empty() => *line += &format!(" ,{text}"),
+                    _ => lines.push(text.clone()),
+                }
+            }
+            let mut headers = HeaderMap::new();
+            for line in &lines {
+                headers.append("prefer", HeaderValue::from_str(line).unwrap());
+            }
+            let first = asked.iter().find_map(|((_, seconds, _), _)| *seconds);
+            let at_once = asked.iter().any(|((_, _, at_once), _)| *at_once);
+            let expected = match (first, at_once) {
+                (Some(seconds), _) => seconds.min(300),
+                (None, true) => 0,
+                (None, false) => 50,
+            };
+            prop_assert_eq!(wait(&headers, Duration::from_secs(50)), Duration::from_secs(expected));
+        }
+
+        #[test]
+        fn no_header_asks_for_more_than_the_longest(lines in proptest::collection::vec(any::<Vec<u8>>(), 0..4)) {
+            let usual = Duration::from_secs(1234);
+            let mut headers = HeaderMap::new();
+            for value in lines.iter().filter_map(|line| HeaderValue::from_bytes(line).ok()) {
+                headers.append("prefer", value);
+            }
+            let wait = wait(&headers, usual);
+            prop_assert!(wait == usual || wait <= LONGEST);
         }
     }
 }

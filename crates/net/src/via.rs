@@ -46,6 +46,8 @@ impl Via {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -68,5 +70,36 @@ mod tests {
         let line = format!("1.1 x,HTTP/1.1 {} (y)", via.name.to_uppercase());
         headers.append(VIA, HeaderValue::try_from(line).unwrap());
         assert!(via.has_been_here(&headers));
+    }
+
+    proptest! {
+        /// Between any other entries, in one line or several, with a comment or without.
+        #[test]
+        fn our_entry_is_found_wherever_it_stands(
+            before in proptest::collection::vec("[0-9.]{1,3} [a-z0-9.:-]{1,12}( \\([a-z, ]{0,8}\\))?", 0..4),
+            after in proptest::collection::vec("[0-9.]{1,3} [a-z0-9.:-]{1,12}", 0..4),
+            comment in any::<bool>(),
+            joined in any::<bool>(),
+        ) {
+            let via = Via::random().unwrap();
+            let ours = format!("HTTP/1.1  {}{}", via.name, if comment { " (us)" } else { "" });
+            let all: Vec<String> = before.iter().cloned().chain([ours]).chain(after.iter().cloned()).collect();
+            let lines = if joined { vec![all.join(",")] } else { all };
+            let mut headers = HeaderMap::new();
+            for line in &lines {
+                headers.append(VIA, HeaderValue::from_str(line).unwrap());
+            }
+            prop_assert!(via.has_been_here(&headers));
+            prop_assert!(!Via::random().unwrap().has_been_here(&headers));
+        }
+
+        #[test]
+        fn no_bytes_are_taken_for_us(lines in proptest::collection::vec(any::<Vec<u8>>(), 0..4)) {
+            let mut headers = HeaderMap::new();
+            for value in lines.iter().filter_map(|line| HeaderValue::from_bytes(line).ok()) {
+                headers.append(VIA, value);
+            }
+            prop_assert!(!Via::random().unwrap().has_been_here(&headers));
+        }
     }
 }

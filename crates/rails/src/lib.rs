@@ -36,6 +36,9 @@
 
 pub mod balances;
 pub mod bkey;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod outstanding;
 pub mod pay;
 pub mod rpc;

@@ -25,6 +25,8 @@ mod contract;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)] // only tests call it
 pub mod fake;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod logs;
 mod sent;
 mod transport;
@@ -118,8 +120,13 @@ impl Node {
             .await
             .map_err(|_| RpcError::Timeout { node: self.shown() })?
             .map_err(|source| self.failed(source, cap))?;
+        self.read(status, &answer)
+    }
+
+    /// What an answer says.
+    fn read<T: DeserializeOwned>(&self, status: StatusCode, answer: &[u8]) -> Result<T, RpcError> {
         // Providers refuse with 400, 429 or 500 and still give the reason in JSON-RPC.
-        let Ok(reply) = serde_json::from_slice::<wire::Reply>(&answer) else {
+        let Ok(reply) = serde_json::from_slice::<wire::Reply>(answer) else {
             return Err(match status.is_success() {
                 true => self.odd(),
                 false => RpcError::Status {

@@ -6,6 +6,8 @@
 
 mod agent;
 mod answer;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod order;
 
 use std::time::Duration;

@@ -111,7 +111,7 @@ pub(super) struct RawLog {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawReceipt {
+pub(super) struct RawReceipt {
     #[serde(deserialize_with = "wire::word")]
     transaction_hash: B256,
     #[serde(deserialize_with = "wire::quantity")]
@@ -200,23 +200,7 @@ impl Node {
             .ask(tls, "eth_getTransactionReceipt", json!([tx]), LOGS_CAP)
             .await?;
         let Some(receipt) = receipt else { return Ok(None) };
-        let of_this =
-            |log: &RawLog| log.transaction_hash == tx && log.block_number == receipt.block_number && !log.removed;
-        let whole = match receipt.status {
-            0 => receipt.logs.iter().all(|log| of_this(log) && log.is_fee()),
-            1 => receipt.logs.iter().all(of_this),
-            _ => false,
-        };
-        if !whole || receipt.transaction_hash != tx {
-            return Err(self.odd());
-        }
-        // There may be any number of other contracts' logs and other events.
-        let mut logs: Vec<Log> = receipt.logs.iter().filter_map(RawLog::read).collect();
-        logs.sort_by_key(|log| log.index);
-        Ok(Some(Mined {
-            block: receipt.block_number,
-            logs,
-        }))
+        receipt.mined(tx).map(Some).ok_or_else(|| self.odd())
     }
 
     async fn logs(
@@ -280,6 +264,29 @@ impl Node {
         let mut logs: Vec<Log> = raw.iter().map(fits).collect::<Option<_>>().ok_or_else(|| self.odd())?;
         logs.sort_by_key(|log| (log.block, log.index));
         Ok(logs)
+    }
+}
+
+impl RawReceipt {
+    /// `None` if it is not the receipt of `tx`, or contradicts itself.
+    pub(super) fn mined(&self, tx: B256) -> Option<Mined> {
+        let of_this =
+            |log: &RawLog| log.transaction_hash == tx && log.block_number == self.block_number && !log.removed;
+        let whole = match self.status {
+            0 => self.logs.iter().all(|log| of_this(log) && log.is_fee()),
+            1 => self.logs.iter().all(of_this),
+            _ => false,
+        };
+        if !whole || self.transaction_hash != tx {
+            return None;
+        }
+        // There may be any number of other contracts' logs and other events.
+        let mut logs: Vec<Log> = self.logs.iter().filter_map(RawLog::read).collect();
+        logs.sort_by_key(|log| log.index);
+        Some(Mined {
+            block: self.block_number,
+            logs,
+        })
     }
 }
 

@@ -23,13 +23,28 @@ pub struct Sent {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawTransaction {
+pub(super) struct RawTransaction {
     #[serde(deserialize_with = "wire::word")]
     hash: B256,
     /// `null` while it is pending.
     block_number: Option<wire::Quantity>,
     to: Option<wire::Account>,
     input: wire::Data,
+}
+
+impl RawTransaction {
+    /// `None` if it is another transaction than `tx`; nothing in it while it is pending.
+    #[expect(clippy::option_option, reason = "another transaction is not one that is pending")]
+    pub(super) fn sent(self, tx: B256) -> Option<Option<Sent>> {
+        let wire::Data(input) = self.input;
+        (self.hash == tx).then(|| {
+            self.block_number.map(|wire::Quantity(block)| Sent {
+                block,
+                to: self.to.map(|wire::Account(to)| to),
+                input,
+            })
+        })
+    }
 }
 
 /// A transaction of any kind, read by the member that all kinds have.
@@ -44,15 +59,7 @@ impl Node {
     pub async fn sent(&self, tls: &UpstreamTls, tx: B256) -> Result<Option<Sent>, RpcError> {
         let raw: Option<RawTransaction> = self.ask(tls, "eth_getTransactionByHash", json!([tx]), SENT_CAP).await?;
         let Some(raw) = raw else { return Ok(None) };
-        if raw.hash != tx {
-            return Err(self.odd());
-        }
-        let wire::Data(input) = raw.input;
-        Ok(raw.block_number.map(|wire::Quantity(block)| Sent {
-            block,
-            to: raw.to.map(|wire::Account(to)| to),
-            input,
-        }))
+        raw.sent(tx).ok_or_else(|| self.odd())
     }
 
     /// Whether the JSON of a transaction, of any kind, contains these 32 bytes anywhere: in the input of a call or in

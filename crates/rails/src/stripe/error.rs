@@ -137,7 +137,7 @@ impl StripeError {
     }
 
     /// The meaning of an answer other than 200. It is [`Self::Unreadable`] if only the body could say, and it does not.
-    pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+    pub(crate) fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let unreadable = Self::Unreadable {
             status: status.as_u16(),
         };
