@@ -100,7 +100,7 @@ fn a_path_of_one_machine_is_refused_in_any_file() {
     let tree = Tree::empty();
     tree.write(
         "a.sh",
-        "cd \"$TMPDIR\"/tmp/x; cat ~/work/x; curl https://a.example/home/x\n",
+        "cd $TMPDIR/tmp/x; cat ~/work/x; curl https://a.example/home/x\n",
     );
     tree.passes("tree");
 }
@@ -250,7 +250,7 @@ fn a_banned_crate_a_licence_and_a_foreign_source_are_refused() {
     for banned in ["ring", "openssl", "openssl-sys", "native-tls"] {
         planted(banned, "MIT", local).refuses(check, "is explicitly banned");
     }
-    planted("harmless", "GPL-3.0-only", local).refuses(check, "rejected");
+    planted("harmless", "GPL-3.0-only", local).refuses(check, "failed to satisfy license requirements");
 
     let repository = Tree::empty();
     repository.write(
@@ -270,5 +270,5 @@ fn a_banned_crate_a_licence_and_a_foreign_source_are_refused() {
         "a",
     ]);
     let url = format!("git = \"file://{}\"", repository.0.path().display());
-    planted("harmless", "MIT", &url).refuses(check, "source");
+    planted("harmless", "MIT", &url).refuses(check, "source-not-allowed");
 }

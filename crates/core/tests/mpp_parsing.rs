@@ -7,6 +7,8 @@ use bursar_core::assets::{Asset, Mode};
 use bursar_core::challenge::{self, Clause, Nonce, Offer, Term, Why};
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
@@ -209,6 +211,21 @@ fn stripe_request() -> impl Strategy<Value = String> {
             "\"new\":[1]",
         ],
     )
+}
+
+/// The properties below say something about offers, so the generators must make enough of them.
+#[test]
+fn many_of_the_generated_requests_are_offers() {
+    let mut runner = TestRunner::deterministic();
+    for (method, requests) in [
+        ("evm", request().boxed()),
+        ("tempo", tempo_request().boxed()),
+        ("stripe", stripe_request().boxed()),
+    ] {
+        let is_offer = |_: &i32| offer_of(method, &requests.new_tree(&mut runner).unwrap().current(), "").is_ok();
+        let offers = (0..1024).filter(is_offer).count();
+        assert!((20..1000).contains(&offers), "{method}: {offers} of 1024");
+    }
 }
 
 proptest! {
