@@ -38,13 +38,19 @@ fn element(scan: &mut Scan<'_>, found: &mut Found) -> Option<()> {
     if scan.rest.first() == Some(&b'=') {
         return parameter(word, scan, found);
     }
-    found.begin(word);
-    if scan.is_at_element_end() {
-        return Some(());
+    let at_end = scan.is_at_element_end();
+    // A blank must separate a scheme from what follows. This is no scheme, then, and may be a parameter of the challenge
+    // before: without it and those after it, that challenge would say something else.
+    let is_broken = !at_end && after_word.len() == scan.rest.len();
+    if is_broken {
+        found.spoil(Why::MppMalformed);
     }
-    // A blank must separate a scheme from what follows.
-    if after_word.len() == scan.rest.len() {
+    found.begin(word);
+    if is_broken {
         return None;
+    }
+    if at_end {
+        return Some(());
     }
     if !found.in_payment {
         // The token68 or first parameter of another scheme does not concern us.
@@ -248,6 +254,10 @@ mod tests {
             "Payment id=\"\\ud800\"",
             "Payment id=caf\u{e9}",
             "Payment(id=a)",
+            // What follows is not of another scheme: without it the challenge would never expire.
+            "Payment id=a, de\u{e9}=x, expires=b",
+            "Payment id=a, realm:x, expires=b",
+            "Payment id=a, realm\"x\", expires=b",
         ] {
             assert_eq!(one(value.as_bytes()), Err(Why::MppMalformed), "{value}");
         }
@@ -277,6 +287,8 @@ mod tests {
                 vec![Err(Why::MppParameterTwice), ok("c")],
             ),
             ("Payment id=a b, Payment id=c", vec![Err(Why::MppMalformed), ok("c")]),
+            ("Basic a=b, c:d, Payment id=a", vec![ok("a")]),
+            ("Payment id=a, b:c, Payment id=d", vec![Err(Why::MppMalformed), ok("d")]),
             ("Payment", vec![ok("")]),
             ("PaymentX id=a", vec![]),
             ("id=a, Bearer Payment=1", vec![]),
