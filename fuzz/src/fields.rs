@@ -188,12 +188,10 @@ fn own_payment(headers: &HeaderMap) {
     .iter()
     .any(|name| headers.contains_key(*name));
     let plain = headers.get_all(AUTHORIZATION).iter().any(|value| {
-        let value = value.as_bytes();
-        !value.contains(&b'"')
-            && value.split(|byte| *byte == b',').any(|element| {
-                let scheme = element.trim_ascii().split(u8::is_ascii_whitespace).next();
-                scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"payment"))
-            })
+        value.as_bytes().split(|byte| *byte == b',').any(|element| {
+            let scheme = element.trim_ascii().split(u8::is_ascii_whitespace).next();
+            scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"payment"))
+        })
     });
     if field || plain {
         assert!(found.is_some(), "a payment of the agent's passed");

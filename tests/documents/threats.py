@@ -16,10 +16,7 @@ HEADER = ["row", "attack", "defence", "test"]
 NONE = "none yet"
 # A row is added here with the document; a row without a test only ever leaves.
 ROWS = 74
-MAY_BE_WITHOUT = set(
-    """1.3 1.4 1.5 1.16 1.22 2.1 2.9 2.10 2.13 2.17 2.18 3.1 3.3 3.4
-    3.8 3.9 3.10 3.11 3.12 3.13 4.2 4.3 4.4 4.7 4.8 4.9 4.10 4.12""".split()
-)
+MAY_BE_WITHOUT = {"1.4", "4.9"}
 SKIPPED = {"target", "node_modules", ".git", "__pycache__"}
 SCRIPTS = (".mjs", ".js", ".py", ".sh")
 
