@@ -116,13 +116,13 @@ pub fn head(data: &[u8]) {
             assert_eq!(headers.get_all("payment-required").iter().count(), 1);
             challenge::v2(value)
         }
-        Found::Body => challenge::v1(body),
+        Found::Body(kind) => kind.challenge(body),
         Found::Nothing(why) => Err(why),
     };
     let Ok(all) = challenge::with_mpp(&headers, x402) else {
         return;
     };
-    assert!(all.offers.len() + all.unpayable.len() <= 17, "more than 16 offers");
+    assert!(all.offers.len() + all.unpayable.len() <= 65, "more than 64 offers");
     let mut places: Vec<Place> = all.offers.iter().map(Offer::place).collect();
     places.extend(all.unpayable.iter().map(|unpayable| unpayable.place));
     let count = places.len();
@@ -265,6 +265,7 @@ fn resource(read: &ResourceHost, named: Option<&Value>) {
         // A member that is no URL may count as none.
         (ResourceHost::Same, Some(_)) => {}
         (ResourceHost::Named(host), _) => panic!("{host} was read from nowhere"),
+        (ResourceHost::Words, _) => panic!("only a realm can be words"),
     }
 }
 
