@@ -214,7 +214,12 @@ pub fn ciba_polls(data: &[u8]) {
             .ok()
             .filter(Value::is_object)
             .unwrap_or_default();
-        match polling.step(&answered) {
+        let step = polling.step(&answered);
+        // Members that nobody reads may hold numbers that are none to others.
+        if value.is_null() && !matches!(step, Step::Pending(_)) {
+            return;
+        }
+        match step {
             Step::Pending(wait) => assert!(wait >= polling.interval() && polling.interval().as_secs() >= 1),
             Step::Granted(grant) => {
                 assert_eq!(status, StatusCode::OK);

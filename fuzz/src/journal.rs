@@ -216,10 +216,9 @@ pub fn pruned_file(data: &[u8]) {
             return;
         };
         let text = serde_json::to_vec(&pruned).expect("JSON");
-        assert_eq!(
-            serde_json::from_slice::<Pruned>(&text).expect("what was written can be read"),
-            pruned
-        );
+        let again: Pruned = serde_json::from_slice(&text).expect("what was written can be read");
+        // Times are written to the microsecond, whatever was read.
+        assert_eq!(serde_json::to_vec(&again).expect("JSON"), text);
         if let Ok(beginning) = pruned::beginning(audit) {
             assert_eq!(beginning.tree.size(), beginning.chain.next_seq);
             assert_eq!(beginning.place.segment, beginning.chain.next_seq);
