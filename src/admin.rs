@@ -37,6 +37,8 @@ pub(crate) use reconcile::reconcile;
 const CAP: usize = 64 << 10;
 /// Connections at a time. Programs of the same uid can open them, and one may be an agent that runs wild.
 const AT_A_TIME: usize = 8;
+/// Reconciliations at a time.
+pub(crate) const RECONCILING: usize = 4;
 /// How long a command may take to send its request.
 const HEAD: Duration = Duration::from_secs(10);
 
@@ -121,6 +123,8 @@ pub(crate) struct Admin {
     pub outstanding: Outstanding,
     pub questions: Option<Questions>,
     pub reconciler: Arc<Reconciler>,
+    /// Places for reconciliations that commands ask for, which can take minutes.
+    pub reconciling: Semaphore,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }

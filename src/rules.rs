@@ -98,7 +98,10 @@ impl Rules {
                 }
             }
             Look::Rejected(event, error) => {
-                tracing::error!("limits.toml is invalid; the previous limits stay in force\n{error}");
+                tracing::error!(
+                    "limits.toml was not accepted, so the limits of before stay in force: {}",
+                    error.place()
+                );
                 record(ledger, event).await;
                 self.alert_if_rejected();
             }
@@ -194,7 +197,7 @@ impl Rules {
     pub(crate) fn fixed(text: &str) -> Self {
         let limits = crate::config::limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
         Self {
-            file: LimitsFile::in_data("/nonexistent/limits.toml".into()),
+            file: LimitsFile::in_data("/nonexistent/limits.toml".into(), "/nonexistent".as_ref()),
             state: RwLock::new(State {
                 limits: Arc::new(limits),
                 generation: 1,

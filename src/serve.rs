@@ -139,6 +139,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
         outstanding: outstanding.clone(),
         questions: questions.clone(),
         reconciler: reconciler.clone(),
+        reconciling: tokio::sync::Semaphore::new(admin::RECONCILING),
         tasks: ground.tasks.clone(),
         stop: ground.stop.clone(),
     });

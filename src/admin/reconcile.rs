@@ -7,9 +7,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
-use super::Admin;
-use super::{AdminError, post};
+use super::{Admin, AdminError, HEAD, post};
 use bursar_home::Home;
 use bursar_reconcile::{Question, Report, Unable};
 
@@ -30,6 +30,11 @@ enum Reply {
 pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let reply = match question(request).await {
         Ok(question) => {
+            // Approvals and the other commands need places too.
+            let Ok(_place) = admin.reconciling.try_acquire() else {
+                let detail = "other reconciliations are running already; try again when they are done";
+                return response(&Reply::Unable(Unable::Failed(detail.to_owned())));
+            };
             // In a task of its own: the client may disconnect, and the findings are recorded all the same.
             let reconciler = admin.reconciler.clone();
             let running = admin
@@ -42,7 +47,11 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
         }
         Err(error) => Reply::Unable(Unable::Failed(error)),
     };
-    let mut response = Response::new(Full::from(serde_json::to_vec(&reply).unwrap_or_default()));
+    response(&reply)
+}
+
+fn response(reply: &Reply) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(serde_json::to_vec(reply).unwrap_or_default()));
     *response.status_mut() = match reply {
         Reply::Report(_) => StatusCode::OK,
         Reply::Unable(_) => StatusCode::CONFLICT,
@@ -51,7 +60,9 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
 }
 
 async fn question(request: Request<Incoming>) -> Result<Question, String> {
-    let body = Limited::new(request.into_body(), QUESTION_CAP).collect().await;
+    let body = Limited::new(request.into_body(), QUESTION_CAP).collect();
+    let body = timeout(HEAD, body).await;
+    let body = body.map_err(|_| "the request did not arrive in time".to_owned())?;
     let body = body.map_err(|error| error.to_string())?;
     serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
 }

@@ -167,21 +167,22 @@ impl Alert {
 
 fn of_flood(bound: &Bound) -> String {
     let what = match bound {
-        Bound::OfAgent { agent, open } => {
-            format!("{agent} has {open} questions waiting for a person, the most allowed (max_pending_per_agent)")
-        }
-        Bound::OfApprover { approver, agent, open } => format!(
-            "{open} questions wait for {approver}, the most allowed (max_pending_per_approver); the latest one was of \
-             {agent}"
+        Bound::OfAgent { agent, open } => format!(
+            "{agent} has {open} questions waiting for a person, the most allowed (max_pending_per_agent). Its further \
+             payments that need approval are refused until some of these are decided."
         ),
-        Bound::OfHour { agent, approver, count } => {
-            format!("{agent} has asked {approver} {count} times within an hour, the most allowed (prompts_per_hour)")
-        }
+        Bound::OfApprover { approver, agent, open } => format!(
+            "{open} questions are waiting for {approver}, the most allowed (max_pending_per_approver), so a question of \
+             {agent} was not asked. Payments that need {approver} are refused until some of these are decided."
+        ),
+        Bound::OfHour { agent, approver, count } => format!(
+            "{agent} has asked {approver} {count} times within an hour, the most allowed (prompts_per_hour). Its further \
+             payments that need {approver} are refused until an hour has passed since the first of them."
+        ),
     };
     format!(
-        "{what}. Further payments that need approval are refused until then. Look at `bursar pending` with care: people \
-         who are asked all the time approve without reading. If the agent misbehaves, set `paused = true` for it in \
-         limits.toml."
+        "{what} Look at `bursar pending` with care: people who are asked all the time approve without reading. If the \
+         agent misbehaves, set `paused = true` for it in limits.toml."
     )
 }
 

@@ -85,10 +85,10 @@ codes! {
         "Open another tunnel for the other host."
     AgentBusy "agent-busy" SERVICE_UNAVAILABLE DENIED;
         "This agent uses all that one agent may use at once"
-        "The agent has as many connections, requests, name look-ups or connections to sites under way as one agent may have, so \
-         that it cannot take the proxy away from the others. Nothing was forwarded and nothing was paid."
+        "The agent has reached its limit of connections, requests, name look-ups or connections to sites. The limit leaves room \
+         for the other agents. Nothing was forwarded and nothing was paid."
         "Close connections that are not used, send fewer requests at once, and try again after the time in `Retry-After`. The \
-         operator can raise the numbers under [capacity] in bursar.toml."
+         operator can raise the numbers under [capacity] in bursar.toml, or the limit on open files (`ulimit -Hn`, LimitNOFILE)."
     ProxyBusy "proxy-busy" SERVICE_UNAVAILABLE INTERNAL;
         "All agents together use all that the proxy has"
         "Connections, requests, name look-ups or connections to sites are used up by all agents together. Nothing was \

@@ -84,7 +84,10 @@ impl Problem {
 
     /// Why the site gave no answer, for an exchange in which nothing was paid.
     pub(crate) fn unreachable(error: &UpstreamError) -> Self {
-        let problem = Self::new(code::unreachable(error), format!("{error}. Nothing was paid."));
+        let problem = Self::new(
+            code::unreachable(error),
+            sentence(format!("{error}. Nothing was paid.")),
+        );
         match error {
             UpstreamError::Dial(DialError::Full(_)) => problem.retryable(true).retry_after(ROOM_AGAIN),
             _ => problem,
@@ -93,7 +96,7 @@ impl Problem {
 
     /// The agent, or all of them together, use as much as there is.
     pub(crate) fn full(full: Full) -> Self {
-        let detail = format!("{full}. Nothing was forwarded and nothing was paid.");
+        let detail = sentence(format!("{full}. Nothing was forwarded and nothing was paid."));
         Self::new(code::full(full), detail)
             .retryable(true)
             .retry_after(ROOM_AGAIN)

@@ -72,8 +72,8 @@ impl Unpaid {
             ),
             Self::BodyTooLarge => (
                 "body-too-large-to-replay",
-                "The request's body is larger than 1 MiB, or more than 256 MiB of bodies are being held, so it cannot \
-                 be sent a second time with the payment.",
+                "The request's body is larger than 1 MiB, or this agent's uploads, or all uploads together, use up the \
+                 memory that is set aside for them, so it cannot be sent a second time with the payment.",
                 "Send a smaller body, or try again when fewer uploads are running.",
             ),
             Self::BodyBrokenOff => (

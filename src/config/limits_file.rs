@@ -9,6 +9,7 @@ use bursar_config::diagnose::ConfigError;
 use bursar_config::limits;
 use bursar_core::policy::Limits;
 use bursar_home::{HomeError, Owners, open_deciding};
+use rustix::process::geteuid;
 
 /// limits.toml.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +18,10 @@ pub(crate) struct LimitsFile {
     place: Place,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
-    InData,
+    /// Somewhere below the data directory, whose owner it has.
+    InData { dir: PathBuf },
     Elsewhere {
         /// Who may own it beside root and our own uid.
         owner: Option<u32>,
@@ -27,8 +29,8 @@ enum Place {
 }
 
 impl LimitsFile {
-    pub(crate) fn in_data(path: PathBuf) -> Self {
-        let place = Place::InData;
+    pub(crate) fn in_data(path: PathBuf, dir: &Path) -> Self {
+        let place = Place::InData { dir: dir.to_owned() };
         Self { path, place }
     }
 
@@ -43,10 +45,9 @@ impl LimitsFile {
 
     pub(crate) fn load(&self) -> Result<Limits, ConfigError> {
         let file = self.path.display().to_string();
-        let owners = match (self.place, self.path.parent()) {
-            (Place::InData, Some(dir)) => Owners::of_data(dir),
-            (Place::InData, None) => Owners::ours(),
-            (Place::Elsewhere { owner }, _) => Owners::ours().and(owner),
+        let owners = match &self.place {
+            Place::InData { dir } => Owners::of_data(dir),
+            Place::Elsewhere { owner } => Owners::ours().and(*owner),
         };
         let text = deciding(&self.path, owners).map_err(|error| self.hinted(error))?;
         limits::parse(&file, &text)
@@ -57,8 +58,10 @@ impl LimitsFile {
     /// Where finance's own folder is meant, the operator has to name its uid.
     fn hinted(&self, error: ConfigError) -> ConfigError {
         let owner = self.path.metadata().map(|about| about.uid()).ok();
-        match (error, self.place, owner) {
-            (ConfigError::Untrusted(said), Place::Elsewhere { owner: None }, Some(owner)) if owner != 0 => {
+        match (error, &self.place, owner) {
+            (ConfigError::Untrusted(said), Place::Elsewhere { owner: None }, Some(owner))
+                if owner != 0 && owner != geteuid().as_raw() =>
+            {
                 ConfigError::Untrusted(format!(
                     "{said} (if that user decides about limits, write owner = {owner} under [limits] in bursar.toml instead)"
                 ))
@@ -92,7 +95,13 @@ mod tests {
     fn a_file_that_is_not_there_or_not_text_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("limits.toml");
-        let says = || LimitsFile::in_data(path.clone()).load().err().unwrap().to_string();
+        let says = || {
+            LimitsFile::in_data(path.clone(), dir.path())
+                .load()
+                .err()
+                .unwrap()
+                .to_string()
+        };
         assert!(says().starts_with(&format!("cannot read {}: ", path.display())));
         std::fs::write(&path, [0xff, 0xfe]).unwrap();
         assert!(says().contains("UTF-8"), "{}", says());

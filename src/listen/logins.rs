@@ -111,7 +111,7 @@ impl fmt::Display for Unknown {
             Self::Missing => "Proxy-Authorization is missing; put the agent's name and token into the proxy URL (`bursar env --agent NAME` prints it).",
             Self::Unreadable => "Proxy-Authorization is not Basic with a name and a token.",
             Self::Wrong => "No agent has this name and token; `bursar agents list` shows the names, `bursar agents rotate NAME` makes a new token.",
-            Self::TooMany => "No agent has this name and token, and this address has failed too often in the last minute.",
+            Self::TooMany => "No agent has this name and token, and there were too many failed log-ins in the last minute.",
         })
     }
 }

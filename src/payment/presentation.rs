@@ -155,9 +155,13 @@ impl Presentation {
         let (outcome, rid) = (Outcome::Unknown { why, tx: None }, self.rid);
         self.log(0, &outcome);
         self.record(outcome).await;
+        let happened = match &error {
+            SendError::Unsent(..) => "was signed, but could not be sent to the merchant",
+            SendError::Sent(_) => "was sent, and the merchant may have taken it",
+        };
         let detail = format!(
-            "After payment, {}. The merchant may have taken payment {rid}, so it stays counted. Send the same request \
-             again to present the same payment while it is valid; `bursar payments show {rid}` prints what is known.",
+            "Payment {rid} {happened}: {}. It stays counted. Send the same request again to present the same payment while \
+             it is valid; `bursar payments show {rid}` prints what is known.",
             error.into_error()
         );
         Problem::new(code, detail).payment(rid).retryable(true)

@@ -39,6 +39,7 @@ use bursar_ledger::{Hold, Ledger, LedgerError, PaymentId, ReserveError};
 use codes::DrawnCode;
 pub use codes::Randomness;
 pub(crate) use codes::opens_to;
+pub use ending::Withdrawn;
 use prompts::Prompts;
 pub use settings::Settings;
 pub use stored::{StoredAsk, StoredQuestion, look, read};

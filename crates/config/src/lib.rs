@@ -6,7 +6,7 @@
 //!
 //! # Main types
 //!
-//! * [`limits::parse`] and [`limits::load`]: `limits.toml` as [`bursar_core::policy::Limits`].
+//! * [`limits::parse`]: `limits.toml` as [`bursar_core::policy::Limits`].
 //! * [`diagnose::ConfigError`] and [`diagnose::Problem`]: the mistakes, each with line, column, an excerpt and a
 //!   suggestion.
 //! * [`section::Section`] and [`section::Entry`]: one table of a file, read key by key. A key that the code never asked

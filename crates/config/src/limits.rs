@@ -232,6 +232,7 @@ fn last_day(entry: &Entry<'_>, zone: &TimeZone) -> Option<Timestamp> {
 
 /// `[merchants."host"]`: other hosts that this host's challenges may name (R23), and the only realms they may have (R71).
 fn merchants_own(section: Section<'_>) -> BTreeMap<Host, MerchantNames> {
+    let mut named: BTreeMap<Host, String> = BTreeMap::new();
     let one = |entry: Entry<'_>| {
         let host = named_host(entry.key()).map_or_else(
             |why| {
@@ -240,6 +241,12 @@ fn merchants_own(section: Section<'_>) -> BTreeMap<Host, MerchantNames> {
             },
             Some,
         );
+        if let Some(host) = &host
+            && let Some(other) = named.insert(host.clone(), entry.key().to_owned())
+        {
+            let what = format!("[merchants] \"{other}\" and \"{}\" are the same host", entry.key());
+            return entry.reject_key(what, format!("Keep one section, [merchants.\"{host}\"]."));
+        }
         let mut section = entry.section()?;
         let resource_hosts = section.take("resource_hosts").and_then(|entry| {
             let items = entry.list("Remove `resource_hosts`, or list at least one host.")?;

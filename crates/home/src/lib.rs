@@ -75,8 +75,8 @@ pub enum HomeError {
     Exposed { path: PathBuf, owner: u32, mode: u32 },
     #[error(
         "{path} belongs to uid {owner} (mode {mode:04o}), so that user decides what is paid; it must belong to \
-         {allowed}. Check its content, then run: chown {ours} {path}",
-        path = path.display()
+         {allowed}. {next}",
+        path = path.display(), next = own_it(path, *owner, *ours)
     )]
     ForeignOwner {
         path: PathBuf,
@@ -392,6 +392,18 @@ fn sync_folder(path: &Path) -> Result<(), HomeError> {
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     spare::opening(|| File::open(folder)?.sync_all()).map_err(|source| failed("sync", folder, source))
+}
+
+/// What to do about a file of another user. Root must not take the files of a server that runs under that user.
+fn own_it(path: &Path, owner: u32, ours: u32) -> String {
+    let chown = format!("chown {ours} {}", path.display());
+    match ours {
+        0 => format!(
+            "If bursar runs as that user, run this command as that user too: sudo -u '#{owner}' bursar ...; if it runs as \
+             root, check the file's content, then run: {chown}"
+        ),
+        _ => format!("Check its content, then run: {chown}"),
+    }
 }
 
 pub fn failed(action: &'static str, path: &Path, source: io::Error) -> HomeError {

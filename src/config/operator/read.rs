@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
@@ -36,7 +36,7 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
         limits: top
             .section("limits")
             .and_then(|section| limits(section, dir))
-            .unwrap_or_else(|| LimitsFile::in_data(dir.join("limits.toml"))),
+            .unwrap_or_else(|| LimitsFile::in_data(dir.join("limits.toml"), dir)),
         // People put the password into the URL of a database.
         store: top
             .take("store")
@@ -424,7 +424,10 @@ fn limits(mut section: Section<'_>, dir: &Path) -> Option<LimitsFile> {
         ("user", "The key is `owner`, and its value a number."),
     ]);
     let named = file.as_ref().and_then(|entry| path(entry, dir));
-    let is_outside = named.as_ref().is_some_and(|path| !path.starts_with(dir));
+    let climbs = |path: &Path| path.components().any(|part| part == Component::ParentDir);
+    let is_outside = named
+        .as_ref()
+        .is_some_and(|path| climbs(path) || !path.starts_with(dir));
     if let Some(owner) = owner.as_ref().filter(|_| !is_outside) {
         return owner.reject_key(
             "limits.owner is for a file outside the data directory, in which everything belongs to bursar or root"
@@ -433,7 +436,7 @@ fn limits(mut section: Section<'_>, dir: &Path) -> Option<LimitsFile> {
         );
     }
     if !is_outside {
-        return named.map(LimitsFile::in_data);
+        return named.map(|path| LimitsFile::in_data(path, dir));
     }
     // The highest number means "no user".
     let owner = match &owner {

@@ -12,7 +12,9 @@ use crate::answer::{Code, Problem, Unpaid};
 use crate::payment::consider::{Disposition, PurchasePlan};
 use crate::payment::forward::send_again;
 use bursar_approvals::Denial;
-use bursar_approvals::questions::{Bound, Known, NoApprover, NotAsked, Over, Questions, Stage, Taken, Wait, Wanted};
+use bursar_approvals::questions::{
+    Bound, Known, NoApprover, NotAsked, Over, Questions, Stage, Taken, Wait, Wanted, Withdrawn,
+};
 use bursar_core::approval::ApprovalIntent;
 use bursar_core::approval::intent::Asked;
 use bursar_core::challenge::Offer;
@@ -58,8 +60,11 @@ impl Purchase {
         let question = self.question_about(&asking.offer, &approvers.name());
         match questions.known(agent.as_str(), &question)? {
             // An approval lifts the rules of its question, not the one that this plan happens to name.
-            Known::Open { rules } => Some(NotBought::MustAsk(rules.into_iter().map(Arc::from).collect())),
-            Known::Denied => Some(NotBought::MustAsk(rules)),
+            Known::Open { rules: named } if !named.is_empty() => {
+                Some(NotBought::MustAsk(named.into_iter().map(Arc::from).collect()))
+            }
+            // A question of an older program names none.
+            Known::Open { .. } | Known::Denied => Some(NotBought::MustAsk(rules)),
         }
     }
 
@@ -117,19 +122,19 @@ impl Purchase {
             Ok(permission) => permission,
             Err(other) => {
                 if self.is_of_other_terms(questions, &other, &taken) {
-                    questions.withdraw(taken).await;
+                    questions.withdraw(taken, Withdrawn::Terms).await;
                 }
                 return Err(other);
             }
         };
         let threshold = self.plan.decided.threshold.as_ref();
         if threshold.is_none_or(|threshold| taken.may_have_been_approved_by(&threshold.owners)) {
-            questions.withdraw(taken).await;
+            questions.withdraw(taken, Withdrawn::Owner).await;
             return Err(owned().into());
         }
         // The limits may have changed: a rule that the question did not name is not lifted (R82).
         if threshold.is_some_and(|threshold| !threshold.rules.iter().all(|rule| taken.names(rule))) {
-            questions.withdraw(taken).await;
+            questions.withdraw(taken, Withdrawn::AnotherRule).await;
             return Err(NotBought::Reconsidered(Box::new(self.plan.clone())));
         }
         let rid = taken.id();
@@ -140,7 +145,7 @@ impl Purchase {
         let PurchasePlan { offer, decided, .. } = &self.plan;
         // The hold fixes more than the intent states: a facilitator, a fee cap, what it counts as.
         if held.is_none_or(|held| held != terms(offer, decided.usd)) {
-            questions.withdraw(taken).await;
+            questions.withdraw(taken, Withdrawn::Terms).await;
             return Err(changed().into());
         }
         // Another request for the same terms may have been paid meanwhile with an unknown outcome (R4).
@@ -180,7 +185,7 @@ impl Purchase {
                 approval = %taken.id(), ?rules,
                 "spending has passed another rule since the question was asked; a person is asked again"
             );
-            questions.withdraw(taken).await;
+            questions.withdraw(taken, Withdrawn::AnotherRule).await;
         }
         NotBought::MustAsk(rules)
     }
@@ -296,8 +301,8 @@ impl Purchase {
             Over::Denied(denial) => denied(&denial, self.buying().times.deny_cooldown).approval(id, None),
             Over::Expired => {
                 let detail = format!(
-                    "Nobody decided on question {id} in time, or the approval was not used in time. Nothing was paid. \
-                     Send the same request again to ask anew."
+                    "Question {id} has ended: nobody decided in time, the approval was not used in time, or it did not \
+                     cover this payment any more. Nothing was paid. Send the same request again to ask anew."
                 );
                 Problem::new(Code::ApprovalExpired, detail)
                     .approval(id, None)

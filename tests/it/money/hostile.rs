@@ -143,9 +143,10 @@ fn lost(bursar: &Bursar, page: &crate::support::agent::Page) {
     // The same request again presents the same payment.
     assert_eq!(page.json()["retryable"], true);
     let detail = page.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.starts_with("After payment, "), "{detail}");
+    let id = payment["id"].as_str().unwrap();
+    let sent = format!("Payment {id} was sent, and the merchant may have taken it: ");
     assert!(
-        detail.contains("may have taken payment") && detail.contains("stays counted"),
+        detail.starts_with(&sent) && detail.contains("stays counted"),
         "{detail}"
     );
     assert_eq!(payment["state"], "unknown");

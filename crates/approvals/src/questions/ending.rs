@@ -10,6 +10,28 @@ use super::{Denied, Over, Questions, Row, Stage, Taken, later, until};
 use crate::{Denial, Failure};
 use bursar_ledger::{ApprovalStep, LedgerError, Outcome, PaymentId, Reason};
 
+/// Why an approval is not used for what would be paid now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// The site asks for something else.
+    Terms,
+    /// A rule that the question did not name is passed as well (R82).
+    AnotherRule,
+    /// The person who approved owns the agent.
+    Owner,
+}
+
+impl Withdrawn {
+    /// As the ledger records it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Terms => "terms-changed",
+            Self::AnotherRule => "another-rule",
+            Self::Owner => "owner",
+        }
+    }
+}
+
 impl Questions {
     pub(super) async fn wait_for_use(&self, row: Arc<Row>, use_by: Timestamp) {
         let mut stage = row.stage.subscribe();
@@ -31,10 +53,10 @@ impl Questions {
         }
     }
 
-    /// Ends an approval whose terms differ from what would be paid now.
-    pub async fn withdraw(&self, mut taken: Taken) {
+    /// Ends an approval that does not cover what would be paid now.
+    pub async fn withdraw(&self, mut taken: Taken, why: Withdrawn) {
         taken.used = true;
-        self.expired(&taken.row, "terms-changed").await;
+        self.expired(&taken.row, why.name()).await;
     }
 
     /// Ends an approval that cannot be used: it expired, or another proxy took over the payment.

@@ -78,3 +78,19 @@ proptest::proptest! {
         let _ = parse("limits.toml", &format!("[agents.a]\n{text}")).map_err(|error| error.to_string());
     }
 }
+
+/// One of the two would silently win, with its list of realms.
+#[test]
+fn two_sections_of_one_merchant_are_a_mistake() {
+    for (one, other) in [
+        ("API.example.com", "api.example.com"),
+        ("192.0.2.1", "::ffff:192.0.2.1"),
+    ] {
+        let text =
+            format!("[merchants.\"{one}\"]\nrealms = [\"MPP Payment\"]\n[merchants.\"{other}\"]\nrealms = [\"x\"]\n");
+        let error = parse("limits.toml", &text).err().unwrap().to_string();
+        let said = format!("[merchants] \"{one}\" and \"{other}\" are the same host");
+        let either = format!("[merchants] \"{other}\" and \"{one}\" are the same host");
+        assert!(error.contains(&said) || error.contains(&either), "{error}");
+    }
+}

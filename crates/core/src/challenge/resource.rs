@@ -107,11 +107,12 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     !own && !address.is_unique_local() && !address.is_unicast_link_local()
 }
 
-/// Whether two host names are the same. Case and a trailing dot do not matter; IPv6 is compared as an address.
+/// Whether two host names are the same. Case and a trailing dot do not matter; addresses are compared as addresses.
 pub(super) fn same_host(left: &str, right: &str) -> bool {
     let (left, right) = (bare(left), bare(right));
-    match (left.parse::<Ipv6Addr>(), right.parse::<Ipv6Addr>()) {
-        (Ok(left), Ok(right)) => left == right,
+    match (left.parse::<IpAddr>(), right.parse::<IpAddr>()) {
+        // An IPv4 address may be written as an IPv6 one.
+        (Ok(left), Ok(right)) => left.to_canonical() == right.to_canonical(),
         _ => left.eq_ignore_ascii_case(right),
     }
 }
@@ -331,6 +332,8 @@ mod tests {
     fn hosts_are_compared_by_meaning() {
         assert!(same_host("api.example.com", "API.example.com."));
         assert!(same_host("[::1]", "0:0::1"));
+        assert!(same_host("192.0.2.1", "[::ffff:192.0.2.1]"));
+        assert!(!same_host("192.0.2.1", "[::ffff:192.0.2.2]"));
         assert!(!same_host("api.example.com", "example.com"));
         assert!(!same_host("api.example.com", "api.example.com.evil.test"));
     }

@@ -213,7 +213,9 @@ impl Why {
                 "Use a key of the same mode as the seller: a test key pays test sellers, a live key live ones."
             }
             Self::NetworkNotConfigured => "The operator can add the network under [networks] in bursar.toml.",
-            Self::FirstOfPair => "Nothing: why the earlier offer was not taken is what counts.",
+            Self::FirstOfPair => {
+                "Look at the reason of the earlier offer with the same scheme and network; only that one could be paid."
+            }
             Self::SignerCents | Self::SignerToken | Self::SignerNonce | Self::SignerRail | Self::SignerCurrency => {
                 "BKey cannot pay this; a wallet key of your own, or a Stripe account, can."
             }

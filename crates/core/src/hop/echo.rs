@@ -20,6 +20,9 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
+/// The parts of a credential that bursar makes.
+const OURS: [&str; 2] = ["/payload", "/extensions/eip2612GasSponsoring/info"];
+
 /// What was presented to a seller, for finding it in the answer. No `Debug`, because it can be cashed.
 pub struct Presented(Vec<Zeroizing<Vec<u8>>>);
 
@@ -29,8 +32,10 @@ impl Presented {
         let text = field.as_bytes();
         let credential = text.rsplit(u8::is_ascii_whitespace).next().unwrap_or(text);
         let mut secrets = vec![comparable(credential)];
-        if let Ok(document) = serde_json::from_slice(&decoded(credential)) {
-            collect(&document, &mut secrets);
+        if let Ok(document) = serde_json::from_slice::<Value>(&decoded(credential)) {
+            // The rest of a credential is what the seller said itself.
+            let ours = OURS.iter().filter_map(|part| document.pointer(part));
+            ours.for_each(|part| collect(part, &mut secrets));
         }
         secrets.retain(|secret| secret.len() >= SHORTEST);
         Self(secrets)
@@ -197,6 +202,22 @@ mod tests {
         let token = mpp(&json!({ "spt": "spt_1TqWbGDz0xq0aBcD" }));
         assert!(removed(&token, "payment-receipt", "token spt_1TqWbGDz0xq0aBcD used"));
         assert!(removed(&token, "x-authorization", token.to_str().unwrap()));
+    }
+
+    /// A credential repeats the seller's own offer and extensions, and the seller may repeat them as well.
+    #[test]
+    fn what_the_seller_said_itself_is_no_echo() {
+        let own = "sellers-own-signature-of-its-offer";
+        let document = json!({
+            "x402Version": 2,
+            "accepted": { "extra": { "signature": "application/json" } },
+            "extensions": { "signed-offers": { "info": { "signature": own } } },
+            "payload": { "signature": signature() },
+        });
+        let presented = HeaderValue::try_from(STANDARD.encode(document.to_string())).unwrap();
+        assert!(!removed(&presented, "accept", "application/json"));
+        assert!(!removed(&presented, "payment-response", own));
+        assert!(removed(&presented, "payment-response", &signature()));
     }
 
     #[test]
