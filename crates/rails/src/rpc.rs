@@ -199,7 +199,7 @@ mod tests {
             (json!([]), "does not fit the question"),
             (
                 json!({ "error": { "code": -32005, "message": "slow\u{7} down" } }),
-                "answered -32005: slow down",
+                r"answered -32005: slow\u{7} down",
             ),
             (
                 json!({ "result": "0x14a34", "error": { "code": 1, "message": "both" } }),
