@@ -60,7 +60,7 @@ pub enum CheckpointError {
     #[error(
         "audit.corrupt: the journal in {} has {have} entries and no signed checkpoint. Either checkpoint and \
          checkpoints.log were removed: restore one of them from a backup. Or the journal could not be signed since its \
-         first entry: the server's log says why",
+         first entry: the server's log says why. If it never was, start the server: it signs the journal",
         audit.display()
     )]
     NeverSigned { audit: PathBuf, have: u64 },

@@ -3,9 +3,10 @@
 //!
 //! A batch is one write and one `sync_data`. After a failed one nothing more is written: the kernel may have dropped
 //! the dirty pages, so a second sync that succeeds would prove nothing. A next segment that cannot be opened is another
-//! matter: no byte was written, so entries go on into the old one, and opening is tried again (R203).
+//! matter: no byte was written, so entries go on into the old one, and opening is tried again (R203), as long as the
+//! attempt left no file behind.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -48,6 +49,8 @@ pub enum Verdict {
     Go,
     /// The step reports an error and does nothing.
     Fail,
+    /// The step is done, and then reports an error.
+    FailDone,
     /// The writer ends here, as if the process had been killed.
     Die,
 }
@@ -110,7 +113,7 @@ struct Overdue {
 
 /// Why the next segment was not begun.
 enum NotRolled {
-    /// Nothing was written.
+    /// Nothing was written, and there is no next segment.
     Yet(JournalError),
     Failed(JournalError),
     Died,
@@ -354,9 +357,12 @@ impl Journal {
         let opened = match self.verdict(Step::Open) {
             Verdict::Go => open_segment(&path),
             Verdict::Fail => Err(JournalError::io("open", &path)(Errno::MFILE.into())),
+            Verdict::FailDone => {
+                open_segment(&path).and_then(|_| Err(JournalError::io("open", &path)(Errno::IO.into())))
+            }
             Verdict::Die => return Err(NotRolled::Died),
         };
-        let file = opened.map_err(NotRolled::Yet)?;
+        let file = opened.map_err(|error| self.not_opened(&path, error))?;
         file.sync_all().map_err(|error| failed("sync", &path, error))?;
         self.dir
             .sync_all()
@@ -365,6 +371,24 @@ impl Journal {
         (self.file, self.name, self.first_seq) = (file, name, first_seq);
         (self.len, self.filled, self.day) = (0, 0, None);
         Ok(())
+    }
+
+    /// Opening the next segment failed, and may have created it all the same. It must not stay there while entries go on
+    /// in the old one. Needs no descriptor.
+    fn not_opened(&self, path: &Path, error: JournalError) -> NotRolled {
+        let is_gone = match fs::symlink_metadata(path) {
+            Err(missing) => missing.kind() == io::ErrorKind::NotFound,
+            Ok(found) => {
+                let is_empty = found.is_file() && found.len() == 0;
+                is_empty && fs::remove_file(path).is_ok() && self.dir.sync_all().is_ok()
+            }
+        };
+        // If it may be there, the next start begins with it.
+        if is_gone {
+            NotRolled::Yet(error)
+        } else {
+            NotRolled::Failed(error)
+        }
     }
 
     fn sync(&mut self) -> Result<(), CommitError> {
@@ -384,6 +408,7 @@ impl Journal {
         let done = match self.verdict(step) {
             Verdict::Go => act(self),
             Verdict::Fail => Err(io::Error::other("failed by a fail point")),
+            Verdict::FailDone => act(self).and_then(|()| Err(io::Error::other("failed by a fail point"))),
             Verdict::Die => return Err(CommitError::Died),
         };
         done.map_err(|error| self.poison(format!("{step:?} of {} failed: {error}", self.name)))

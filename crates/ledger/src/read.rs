@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -18,7 +18,7 @@ use super::format::{self, FormatError};
 use super::model::{Source, State};
 use super::payment::Payment;
 use super::pruned::{self, Beginning, scan};
-use super::scan::{JournalError, Line, scan_from};
+use super::scan::{JournalError, Line, scan_from, segments};
 use super::text::Moment;
 use bursar_core::assets::Asset;
 use bursar_core::money::{Atoms, MicroUsd};
@@ -30,6 +30,9 @@ const LOOKS: usize = 3;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The first start of a server signs its first entries within this time.
+const FIRST_SIGNATURE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error)]
 pub enum ReadError {
@@ -189,16 +192,28 @@ pub(super) fn read_entries<T>(
     visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
 ) -> Result<Compared<T>, ReadError> {
     format::check(dir)?;
-    let mut look = 1;
+    let (mut look, began) = (1, Instant::now());
     loop {
         match read_once(dir, &begin, &visit) {
-            Ok(read) => return Ok(read),
-            Err(_) if look < LOOKS => look += 1,
-            Err(error) => return Err(error),
+            Err(error) if is_read_again(&error, look, began.elapsed(), unwritten_for(&dir.join("audit"))) => look += 1,
+            read => return read,
         }
-        // The first start of a server signs its first entries within this time.
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Whether a read that failed may have met a write that was half done, or a server's first start.
+fn is_read_again(error: &ReadError, look: usize, waited: Duration, unwritten_for: Duration) -> bool {
+    let never_signed = matches!(error, ReadError::Checkpoint(CheckpointError::NeverSigned { .. }));
+    let may_be_signed_soon = never_signed && waited.max(unwritten_for) < FIRST_SIGNATURE;
+    look < LOOKS || may_be_signed_soon
+}
+
+/// How long ago the newest segment was written. Zero if that cannot be told.
+fn unwritten_for(audit: &Path) -> Duration {
+    let newest = segments(audit).ok().and_then(|mut segments| segments.pop());
+    let written = newest.and_then(|(_, path)| path.metadata().ok()?.modified().ok());
+    written.and_then(|written| written.elapsed().ok()).unwrap_or_default()
 }
 
 fn read_once<T>(
@@ -319,5 +334,33 @@ impl PaymentRecord {
             created_at: payment.created_at.timestamp(),
             updated_at: payment.updated_at.timestamp(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_new_journal_that_was_never_signed_is_waited_for() {
+        let audit = Path::new("audit").to_owned();
+        let never = ReadError::Checkpoint(CheckpointError::NeverSigned { audit, have: 1 });
+        let audit = Path::new("audit").to_owned();
+        let shorter = ReadError::Checkpoint(CheckpointError::Shorter {
+            audit,
+            have: 1,
+            signed: 2,
+        });
+        let (now, soon, late) = (Duration::ZERO, Duration::from_millis(4900), Duration::from_secs(5));
+        for error in [&never, &shorter] {
+            for look in 1..LOOKS {
+                assert!(is_read_again(error, look, late, late), "{error}");
+            }
+        }
+        assert!(is_read_again(&never, LOOKS, now, now));
+        assert!(is_read_again(&never, 90, soon, soon));
+        assert!(!is_read_again(&never, LOOKS, late, now), "a server that cannot sign");
+        assert!(!is_read_again(&never, LOOKS, now, late), "nothing is being started");
+        assert!(!is_read_again(&shorter, LOOKS, now, now));
     }
 }

@@ -5,6 +5,7 @@
 //! disk holds. What cannot be signed is tried again for as long as the ledger is open. Entries that are not signed can
 //! be cut off unnoticed, so the writer asks how long that has lasted.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -39,6 +40,9 @@ struct SigningShared {
 }
 
 struct SigningState {
+    /// What is to be logged and is not on disk yet, oldest first: up to which size, and since when. Only for a shared
+    /// ledger: the embedded one answers after the sync.
+    sent: VecDeque<(u64, Instant)>,
     /// How far the journal is on disk.
     synced: Position,
     /// How far it is signed.
@@ -85,14 +89,7 @@ impl Signing {
         }
         let signed = checkpoints.last().map_or(0, |last| last.size);
         let shared = Arc::new(SigningShared {
-            state: Mutex::new(SigningState {
-                signed,
-                attempt: None,
-                failing: None,
-                synced,
-                news: None,
-                stop: Stop::No,
-            }),
+            state: Mutex::new(SigningState::new(signed, synced)),
             changed: Condvar::new(),
             rhythm: options.signing,
             clock: options.clock.clone(),
@@ -109,13 +106,19 @@ impl Signing {
         })
     }
 
+    /// Entries up to this size are about to be logged.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn sent(&self, size: u64) {
+        self.shared.state().sent(size, Instant::now());
+    }
+
     /// The journal is on disk up to here.
     pub(crate) fn synced(&self, position: Position) {
         let rhythm = self.shared.rhythm;
         let mut state = self.shared.state();
         let before = state.synced.size().saturating_sub(state.signed);
         let after = position.size().saturating_sub(state.signed);
-        state.synced = position;
+        state.synced(position);
         drop(state);
         // The thread sleeps until there is something to sign, then until there is enough.
         if (before == 0 && after > 0) || (before < rhythm.entries && after >= rhythm.entries) {
@@ -124,7 +127,7 @@ impl Signing {
     }
 
     /// Whether payments must stop, because what was due for a signature has not got one for too long: signing fails,
-    /// hangs, or its thread has ended in the middle.
+    /// hangs, or its thread has ended in the middle; or the log hangs before anything can be signed.
     pub(crate) fn overdue(&self) -> Option<Overdue> {
         let shared = &self.shared;
         let state = shared.state();
@@ -134,7 +137,7 @@ impl Signing {
         let fails_for = failing.map_or(Duration::ZERO, |failing| {
             shared.clock.since_boot().saturating_sub(failing.since)
         });
-        let unsigned = fails_for.max(hangs_for);
+        let unsigned = fails_for.max(hangs_for).max(state.waits_for(Instant::now()));
         (unsigned >= shared.unsigned_max).then(|| {
             let why = failing.map_or("the disk does not answer", |failing| &failing.why);
             Overdue {
@@ -171,8 +174,40 @@ impl Drop for Signing {
     }
 }
 
+impl SigningState {
+    fn new(signed: u64, synced: Position) -> Self {
+        Self {
+            sent: VecDeque::new(),
+            synced,
+            signed,
+            attempt: None,
+            failing: None,
+            news: None,
+            stop: Stop::No,
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    fn sent(&mut self, size: u64, now: Instant) {
+        if size > self.synced.size() {
+            self.sent.push_back((size, now));
+        }
+    }
+
+    fn synced(&mut self, position: Position) {
+        while self.sent.pop_front_if(|(size, _)| *size <= position.size()).is_some() {}
+        self.synced = position;
+    }
+
+    /// How long the oldest entry that is not on disk has been waiting for that.
+    fn waits_for(&self, now: Instant) -> Duration {
+        let oldest = self.sent.front();
+        oldest.map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(*since))
+    }
+}
+
 impl SigningShared {
-    // After a panic of the other side the state is consistent: every change is one assignment.
+    // After a panic of the other side the state is consistent: no change can panic halfway.
     fn state(&self) -> MutexGuard<'_, SigningState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,5 +312,42 @@ impl SigningShared {
                 }
             };
         }
+    }
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use super::*;
+    use crate::scan::Place;
+    use crate::text::Digest;
+    use crate::tree::Tree;
+
+    fn position(size: u64) -> Position {
+        let mut tree = Tree::default();
+        (0..size).for_each(|entry| tree.append(Digest::of(&entry.to_be_bytes())));
+        Position::new(tree, Digest::ZERO, Place::START)
+    }
+
+    #[test]
+    fn what_was_sent_waits_until_it_is_on_disk() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut state = SigningState::new(3, position(3));
+        assert_eq!(state.waits_for(start), Duration::ZERO);
+        state.sent(5, start);
+        state.sent(6, start + second * 10);
+        state.sent(9, start + second * 400);
+        assert_eq!(state.waits_for(start + second * 600), second * 600, "the oldest counts");
+        // A part of it: the rest waits since it was sent, not since now.
+        state.synced(position(4));
+        assert_eq!(state.waits_for(start + second * 600), second * 600);
+        state.synced(position(5));
+        assert_eq!(state.waits_for(start + second * 600), second * 590);
+        state.synced(position(8));
+        assert_eq!(state.waits_for(start + second * 600), second * 200);
+        state.synced(position(9));
+        assert_eq!(state.waits_for(start + second * 10_000), Duration::ZERO);
+        // What is on disk already waits for nothing.
+        state.sent(9, start);
+        assert_eq!(state.waits_for(start + second * 10_000), Duration::ZERO);
     }
 }

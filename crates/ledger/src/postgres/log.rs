@@ -10,6 +10,7 @@ use crate::checkpoints::Checkpoints;
 use crate::disclosure::{Disclosure, Private};
 use crate::entry::{Body, Entry, EntryError, Version, read_head};
 use crate::journal::{CommitError, Journal};
+use crate::model::{Alarm, Alarms};
 use crate::options::Options;
 use crate::scan::{Chain, day_of};
 use crate::signing::{Overdue, Signing};
@@ -86,6 +87,7 @@ impl LocalLog {
             private: Private::new(dir.join("private")),
             journal,
             failed: failed.clone(),
+            alarms: options.alarms.clone(),
             day: None,
         };
         let thread = std::thread::Builder::new()
@@ -104,6 +106,9 @@ impl LocalLog {
     /// Appends entries that are committed.
     pub(super) fn append(&mut self, lines: Lines, disclosures: Vec<(u64, Disclosure)>) {
         self.chain = lines.chain;
+        if self.failed().is_none() {
+            self.signing.sent(self.chain.next_seq);
+        }
         self.send(Feed::Append(lines.entries, disclosures));
     }
 
@@ -112,7 +117,7 @@ impl LocalLog {
         self.failed.get().map(String::as_str)
     }
 
-    /// Whether payments must stop, because this log could not be signed for too long.
+    /// Whether payments must stop, because this log could not be written or signed for too long.
     pub(super) fn overdue(&self) -> Option<Overdue> {
         self.signing.overdue()
     }
@@ -147,6 +152,7 @@ struct Writer {
     signing: Arc<Signing>,
     private: Private,
     failed: Arc<OnceLock<String>>,
+    alarms: Alarms,
     /// Of the newest entry that waits for the sync.
     day: Option<i64>,
 }
@@ -195,7 +201,11 @@ impl Writer {
             if self.day.replace(day_of(ts)) != Some(day_of(ts)) {
                 // A new day or a full segment begins a new file: what belongs in the old one is written first.
                 self.journal.commit()?;
-                self.journal.begin(ts)?;
+                let begun = self.journal.begin(ts);
+                if let Some(why) = self.journal.take_overdue() {
+                    (self.alarms)(Alarm::SegmentOverdue { why });
+                }
+                begun?;
             }
             self.journal.push_line(line)?;
         }
@@ -207,3 +217,6 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

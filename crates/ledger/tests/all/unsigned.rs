@@ -40,6 +40,18 @@ fn is_unsigned(stopped: bool) -> impl Fn(&Alarm) -> bool {
 /// Lets the steps fail while it is set.
 struct While(Step, Arc<AtomicBool>);
 
+/// Opening the next segment creates it and fails.
+struct CreatesAndFails;
+
+impl Faults for CreatesAndFails {
+    fn at(&mut self, step: Step) -> Verdict {
+        match step {
+            Step::Open => Verdict::FailDone,
+            _ => Verdict::Go,
+        }
+    }
+}
+
 impl Faults for While {
     fn at(&mut self, step: Step) -> Verdict {
         if step == self.0 && self.1.load(Ordering::SeqCst) {
@@ -192,6 +204,56 @@ async fn entries_go_on_into_the_old_segment_until_the_next_one_can_be_opened() {
             ledger.close().await;
         }
     }
+}
+
+/// Otherwise it would begin with the wrong number, because entries go on in the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_next_segment_that_a_failed_open_created_does_not_stay() {
+    let (world, raised) = (World::new(), Raised::default());
+    let ledger = world.open_with(|options| {
+        raised.raised_by(options);
+        options.unsigned_max = std::time::Duration::MAX;
+        options.faults = Some(Box::new(CreatesAndFails));
+    });
+    world.clock.set(noon_and(13 * 3600));
+    for second in 0..10 {
+        world.clock.set(noon_and(13 * 3600 + second));
+        buy(&world, &ledger).await.unwrap();
+        assert_eq!(world.segments().len(), 1);
+    }
+    let overdue = |alarm: &Alarm| matches!(alarm, Alarm::SegmentOverdue { .. });
+    assert!(raised.all().iter().any(overdue), "the step was met");
+    assert_eq!(read_payments(world.path()).unwrap().read.payments.len(), 10);
+    ledger.close().await;
+    let ledger = world.open();
+    buy(&world, &ledger).await.unwrap();
+    assert_eq!(world.segments().len(), 2);
+    assert_eq!(counted(&ledger).await, 11 * CENT);
+    ledger.close().await;
+    assert_eq!(read_payments(world.path()).unwrap().read.payments.len(), 11);
+}
+
+/// What is in the place of the next segment and cannot be removed: nothing more may go into the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_writer_stops_if_the_next_segment_may_be_there_although_it_cannot_be_opened() {
+    let (world, raised) = (World::new(), Raised::default());
+    let ledger = world.open_with(|options| raised.raised_by(options));
+    buy(&world, &ledger).await.unwrap();
+    let before = world.journal();
+    let next = bursar_ledger::scan::segment_name(before.lines().count() as u64);
+    let next = world.path().join("audit").join(next);
+    fs::create_dir(&next).unwrap();
+    world.clock.set(noon_and(13 * 3600));
+    buy(&world, &ledger).await.unwrap_err();
+    raised.wait_for(|alarm| matches!(alarm, Alarm::StoreFailed { .. }));
+    fs::remove_dir(&next).unwrap();
+    buy(&world, &ledger).await.unwrap_err();
+    assert_eq!(world.journal(), before);
+    drop(ledger);
+    let ledger = world.open();
+    buy(&world, &ledger).await.unwrap();
+    assert_eq!(counted(&ledger).await, 2 * CENT);
+    ledger.close().await;
 }
 
 /// Killed while the next segment is overdue, and just when it is opened.
