@@ -259,10 +259,7 @@ async fn damage_before_valid_entries_is_refused_with_file_and_line() {
         let mut bad = good.clone();
         bad[at] ^= 1;
         fs::write(segment, &bad).unwrap();
-        let error = Embedded::open(world.path(), world.options())
-            .map(|_| ())
-            .unwrap_err()
-            .to_string();
+        let error = world.try_open().map(|_| ()).unwrap_err().to_string();
         assert!(
             error.contains(&format!("seg-00000000000000000000.jsonl line {expected}: ")),
             "{error}"
@@ -291,7 +288,7 @@ async fn one_flipped_bit_in_any_signed_entry_is_refused() {
         fs::write(segment, &bad).unwrap();
         // A refused start has created a new one.
         fs::remove_dir_all(world.path().join("index")).unwrap();
-        let opened = Embedded::open(world.path(), world.options()).map(|_| ());
+        let opened = world.try_open().map(|_| ());
         assert!(
             matches!(
                 opened,
@@ -316,7 +313,7 @@ async fn a_missing_segment_is_refused() {
     let segments = world.segments();
     assert!(segments.len() > 3);
     fs::remove_file(&segments[1]).unwrap();
-    let error = Embedded::open(world.path(), world.options()).map(|_| ()).unwrap_err();
+    let error = world.try_open().map(|_| ()).unwrap_err();
     assert!(
         matches!(error, OpenError::Journal(JournalError::Damaged { .. })),
         "{error}"

@@ -78,14 +78,23 @@ impl World {
         self.open_with(|_| {})
     }
 
-    /// Waits until the ledger that a test has killed or dropped has released the directory, then opens it.
     pub(crate) fn open_with(&self, change: impl Fn(&mut Options)) -> Embedded {
+        self.try_open_with(change).unwrap()
+    }
+
+    pub(crate) fn try_open(&self) -> Result<Embedded, OpenError> {
+        self.try_open_with(|_| {})
+    }
+
+    /// Waits until the ledger that a test has killed or dropped has released the directory, then opens it. A program that
+    /// another test is starting may hold the lock for a moment, too.
+    fn try_open_with(&self, change: impl Fn(&mut Options)) -> Result<Embedded, OpenError> {
         loop {
             let mut options = self.options();
             change(&mut options);
             match Embedded::open(self.path(), options) {
                 Err(OpenError::InUse(_)) => std::thread::yield_now(),
-                opened => return opened.unwrap(),
+                opened => return opened,
             }
         }
     }
