@@ -11,9 +11,7 @@ use bursar_ledger::pruned::scan;
 use bursar_ledger::scan::{JournalError, Line};
 use bursar_ledger::text::{Digest, Moment};
 use bursar_ledger::tree::Tree;
-use bursar_ledger::{
-    CheckpointInterval, Embedded, Ledger, LedgerError, OpenError, Outcome, Reason, ReserveError, Source, State,
-};
+use bursar_ledger::{CheckpointInterval, Ledger, LedgerError, OpenError, Outcome, Reason, ReserveError, Source, State};
 
 const CENT: u128 = 10_000;
 
