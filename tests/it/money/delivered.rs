@@ -90,6 +90,42 @@ async fn what_was_bought_is_whole_when_its_connection_ends() {
     }
 }
 
+/// Sells goods in chunks, with a checksum behind them.
+async fn with_trailers() -> Origin {
+    Origin::raw(|mut stream, _| async move {
+        while let Some(request) = read_request(&mut stream).await {
+            let challenge = seller::encoded(&seller::challenge("/", &[seller::requirement("10000")]));
+            let receipt = seller::receipt(true, seller::TX);
+            let answer = match request.is_paid() {
+                false => {
+                    format!("402 Payment Required\r\nContent-Length: 2\r\nPayment-Required: {challenge}\r\n\r\n{{}}")
+                }
+                true => format!(
+                    "200 OK\r\nPayment-Response: {receipt}\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+                     5\r\ngoods\r\n0\r\nX-Sum: 5\r\n\r\n"
+                ),
+            };
+            stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_was_bought_is_delivered_with_its_trailers() {
+    let origin = with_trailers().await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    for count in 1..=2 {
+        assert_eq!(get(&agent, &origin, "/goods").await, (b"goods".to_vec(), true));
+        // Delivered: the same request again is a new purchase, and no repeat of the first.
+        assert_eq!(bursar.states(), vec!["settled"; count]);
+    }
+    let payments = bursar.payments();
+    assert_ne!(payments[0]["nonce"], payments[1]["nonce"]);
+}
+
 /// How the agent ends its connection.
 #[derive(Clone, Copy, Debug)]
 enum Leaves {

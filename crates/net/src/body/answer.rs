@@ -1,5 +1,8 @@
 //! Response bodies for the agent: one that bursar wrote, or the site's as it streams.
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -185,8 +188,9 @@ impl Relay {
             }
         };
         let end = tokio::time::timeout(patience, reading).await.unwrap_or(ReadEnd::Late);
+        // Of a chunked body only the stream's `None` says that it has ended.
         if end == ReadEnd::Whole {
-            self.finish_if_ended();
+            self.finish();
         }
         (read.freeze(), end)
     }
@@ -210,6 +214,14 @@ impl Relay {
     /// nothing sees the missing end as it would without us.
     fn is_whole_despite(&self, error: &hyper::Error) -> bool {
         self.framing == Framing::UntilClose && self.delivered.is_some() && is_bare_end(error)
+    }
+
+    /// Nothing follows trailers, and hyper's server does not ask for what follows them.
+    fn finish_if_last<E>(&mut self, frame: &Result<Frame<Bytes>, E>) {
+        match frame {
+            Ok(frame) if frame.is_trailers() => self.finish(),
+            _ => self.finish_if_ended(),
+        }
     }
 
     fn finish_if_ended(&mut self) {
@@ -290,6 +302,7 @@ impl Body for Relay {
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
         if let Some(after) = this.after.take() {
+            this.finish_if_last(&after);
             return Poll::Ready(Some(after.map(|frame| this.cleaned(frame)).map_err(Into::into)));
         }
         match Pin::new(&mut this.rest).poll_frame(cx) {
@@ -303,7 +316,7 @@ impl Body for Relay {
             }
             Poll::Ready(Some(frame)) => {
                 this.waiting = false;
-                this.finish_if_ended();
+                this.finish_if_last(&frame);
                 Poll::Ready(Some(frame.map(|frame| this.cleaned(frame)).map_err(Into::into)))
             }
             Poll::Pending => this
