@@ -6,11 +6,13 @@ use http_body_util::Full;
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 use crate::support::agent::Agent;
 use crate::support::bursar::setup;
 use crate::support::origin::{Origin, Raw, Seen, read_request};
 use crate::support::seller::{self, challenge, encoded, receipt, requirement};
+use crate::support::wire::{Wire, soon};
 
 const JSON: &str = "application/json";
 
@@ -232,4 +234,75 @@ async fn a_402_that_comes_before_a_large_upload_is_read_reaches_the_agent_whole(
         Some("bursar; details=\"body-too-large-to-replay\"")
     );
     assert_eq!(bursar.payments().len(), 0);
+}
+
+/// Whether a site got a chunked upload to its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Upload {
+    Whole(Vec<u8>),
+    CutOff(Vec<u8>),
+}
+
+/// Asks for money, fails once paid, and reports every chunked upload.
+async fn upload_watcher() -> (Origin, mpsc::UnboundedReceiver<Upload>) {
+    const END: &[u8] = b"0\r\n\r\n";
+    let (report, uploads) = mpsc::unbounded_channel();
+    let origin = Origin::raw(move |mut stream, _| {
+        let report = report.clone();
+        async move {
+            while let Some(request) = read_request(&mut stream).await {
+                let challenge = seller::encoded(&seller::challenge("/", &[seller::requirement("10000")]));
+                let mut answer = match request.is_paid() {
+                    true => "500 Failed\r\nContent-Length: 0\r\n\r\n".to_owned(),
+                    false => format!(
+                        "402 Payment Required\r\nContent-Length: 2\r\nPayment-Required: {challenge}\r\n\r\n{{}}"
+                    ),
+                };
+                if request.head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+                    let mut body = Vec::new();
+                    while !body.ends_with(END) {
+                        match stream.read_u8().await {
+                            Ok(byte) => body.push(byte),
+                            Err(_) => return drop(report.send(Upload::CutOff(body))),
+                        }
+                    }
+                    report.send(Upload::Whole(body)).unwrap();
+                    answer = "200 OK\r\nContent-Length: 0\r\n\r\n".to_owned();
+                }
+                stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        }
+    })
+    .await;
+    (origin, uploads)
+}
+
+/// While a payment for its target is outstanding, an upload is read to its end before any of it is sent.
+#[tokio::test]
+async fn an_upload_that_breaks_off_reaches_no_site_as_a_whole_one() {
+    let (origin, mut uploads) = upload_watcher().await;
+    let mut bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    assert_eq!(agent.post(origin.address, "/order", "one of each").await.status, 500);
+    assert_eq!(bursar.states(), ["unknown"]);
+    let port = origin.address.port();
+    let head = format!("POST /order HTTP/1.1\r\nHost: localhost:{port}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    // Whole first, so that the watcher is known to see it.
+    for (upload, is_whole) in [("5\r\nhello\r\n0\r\n\r\n", true), ("5\r\nhello\r\nno size\r\n", false)] {
+        let mut wire = Wire::new(agent.tls(origin.address, "localhost", &["http/1.1"]).await.unwrap());
+        wire.say(format!("{head}{upload}")).await;
+        if is_whole {
+            assert_eq!(wire.answer().await.unwrap().status(), 200);
+            assert_eq!(uploads.recv().await, Some(Upload::Whole(upload.into())));
+        } else {
+            wire.rest().await;
+        }
+    }
+    // Both ends close, so whatever the site got by now is reported.
+    drop(bursar.kill());
+    drop(origin);
+    while let Some(upload) = soon(uploads.recv()).await {
+        assert!(matches!(upload, Upload::CutOff(_)), "{upload:?}");
+    }
 }

@@ -1,5 +1,8 @@
 //! The request body: streams to the site once, and can then be taken whole for the one replay.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -198,6 +201,7 @@ impl State {
         let Some(source) = self.source.as_mut() else {
             return Poll::Ready(match self.whole {
                 Whole::Ended => None,
+                Whole::NotKept(NotReplayable::Broken) => Some(Err("the agent stopped sending the request body".into())),
                 _ => Some(Err("the site responded before it had the whole request body".into())),
             });
         };
@@ -208,8 +212,8 @@ impl State {
                 self.progress.parts.fetch_add(1, Ordering::Relaxed);
                 self.keep(frame);
             }
-            // Asked again, a broken stream may say that it has ended.
-            Poll::Ready(Some(Err(_))) => self.give_up(NotReplayable::Broken, None),
+            // Asked again, a broken stream may say that it has ended; the site would take what it got for all of it.
+            Poll::Ready(Some(Err(_))) => self.break_off(),
             Poll::Ready(None) => self.end(),
             Poll::Pending => {}
         }
@@ -298,6 +302,12 @@ impl State {
             self.ahead.extend(frame.cloned());
             self.trailers_ahead = self.trailers.is_some();
         }
+    }
+
+    /// The agent stopped sending. Whoever reads on gets what was collected, and then an error.
+    fn break_off(&mut self) {
+        self.give_up(NotReplayable::Broken, None);
+        self.source = None;
     }
 
     fn replay(&mut self) -> Result<Replay, NotReplayable> {
