@@ -4,11 +4,13 @@
 mod agent;
 mod answer;
 mod kept;
+mod piece;
 mod request;
 
 pub use agent::AgentBody;
 pub use answer::{AnswerBody, Framing, ReadEnd, Relay};
 pub use kept::{AgentBudget, ReplayBudget};
+pub use piece::Piece;
 pub use request::{BufferedBody, NotReplayable, Progress, Replay, RequestBody, Uploading};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

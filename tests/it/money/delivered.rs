@@ -1,11 +1,13 @@
 //! When a paid answer counts as delivered: what was written to the agent, however its connection ends, and answers that
 //! end with the site's connection (R94).
 
+use http::Request;
+use http_body_util::Full;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, Page};
 use crate::support::bursar::setup;
 use crate::support::origin::{Origin, Seen, answer, read_request};
 use crate::support::seller;
@@ -174,4 +176,90 @@ async fn an_answer_that_was_read_is_delivered_however_the_agent_leaves() {
             assert_eq!(bursar.states(), ["settled"; 2]);
         }
     }
+}
+
+/// What HTTP/2 lets a site send on a stream before it is told that it may send more (RFC 9113 §6.9.2).
+const WINDOW: usize = 65_535;
+
+/// `GET /` as the first stream of an h2 connection.
+fn h2_get(authority: &str) -> Vec<u8> {
+    // By number in HPACK's table: GET, https, /; and the authority as text.
+    let mut fields = vec![0x82, 0x87, 0x84, 0x41, u8::try_from(authority.len()).unwrap()];
+    fields.extend(authority.as_bytes());
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS, empty; HEADERS with END_HEADERS and END_STREAM.
+    said.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    said.extend([0, 0, u8::try_from(fields.len()).unwrap(), 1, 5, 0, 0, 0, 1]);
+    said.extend(fields);
+    said
+}
+
+/// The site's data on the only stream, up to so many bytes. No window is ever enlarged.
+async fn h2_read(wire: &mut Wire<TlsStream<TcpStream>>, most: usize) -> usize {
+    const DATA: u8 = 0;
+    let mut read = 0;
+    while read < most {
+        let head = wire.exactly(9).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        wire.exactly(length).await.unwrap();
+        if head[3] == DATA {
+            assert_eq!(head[4] & 1, 0, "ended after {read} + {length} bytes");
+            read += length;
+        }
+    }
+    read
+}
+
+async fn h2_page(agent: &Agent, origin: &Origin, path: &str) -> Page {
+    let mut connection = agent.connect(origin.address, &["h2"]).await;
+    let request = Request::get(path).body(Full::default()).unwrap();
+    connection.send(origin.address, request).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_whose_last_bytes_wait_for_the_window_is_not_delivered() {
+    let origin = Origin::https(|request: Seen| async move {
+        match (request.target.as_str(), request.is_paid()) {
+            ("/free", _) => answer(200, &[], "free"),
+            (_, false) => seller::asks("10000"),
+            (_, true) => answer(
+                200,
+                &[("payment-response", &seller::receipt(true, seller::TX))],
+                vec![b'x'; 70_000],
+            ),
+        }
+    })
+    .await;
+    // One request at a time, so that it shows when the proxy is done with one.
+    let bursar = setup()
+        .config(
+            "[capacity]
+requests_per_agent = 1
+",
+        )
+        .trust(&origin.ca_pem)
+        .start();
+    let agent = Agent::of(&bursar);
+    let stream = agent.tls(origin.address, "localhost", &["h2"]).await.unwrap();
+    let mut wire = Wire::new(stream);
+    wire.say(h2_get(&format!("localhost:{}", origin.address.port()))).await;
+    assert_eq!(h2_read(&mut wire, WINDOW).await, WINDOW);
+    assert_ne!(
+        h2_page(&agent, &origin, "/free").await.status,
+        200,
+        "the first is under way"
+    );
+    drop(wire);
+    while h2_page(&agent, &origin, "/free").await.status != 200 {}
+
+    // The repeat gets the rest too, for the same money; after it, the same request is a new purchase.
+    for payments in 1..=2 {
+        let page = h2_page(&agent, &origin, "/").await;
+        assert_eq!((page.status.as_u16(), page.body.len()), (200, 70_000));
+        assert_eq!(bursar.states(), vec!["settled"; payments]);
+    }
+    let credentials = origin.payments();
+    assert_eq!(credentials.len(), 3);
+    assert_eq!(credentials[0], credentials[1], "the same bytes");
+    assert_ne!(credentials[1], credentials[2]);
 }

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::piece::{Left, Piece};
 use super::{BoxError, Uploading};
 use crate::idle::{Serving, Written};
 use bursar_core::hop::{self, Presented};
@@ -21,6 +23,8 @@ use bursar_core::hop::{self, Presented};
 pub struct AnswerBody {
     content: Content,
     serving: Option<Serving>,
+    /// What of it is not sent yet, if somebody wants to know when all of it is.
+    left: Option<Arc<Left>>,
 }
 
 enum Content {
@@ -42,12 +46,12 @@ impl AnswerBody {
         self
     }
 
-    /// The end of the body was handed over. It is delivered once it is written to the socket.
+    /// The end of the body was handed over. It is delivered once all of it is written to the socket.
     fn announce_end(&mut self) {
-        if let (Content::Relay(relay), Some(serving)) = (&mut self.content, &self.serving)
+        if let (Content::Relay(relay), Some(left), Some(serving)) = (&mut self.content, &self.left, &self.serving)
             && let Some(delivered) = relay.due.take()
         {
-            serving.when_written(delivered);
+            left.end(delivered, serving.clone());
         }
     }
 
@@ -58,26 +62,37 @@ impl AnswerBody {
 
 impl From<Content> for AnswerBody {
     fn from(content: Content) -> Self {
-        Self { content, serving: None }
+        Self {
+            content,
+            serving: None,
+            left: None,
+        }
     }
 }
 
 impl From<Relay> for AnswerBody {
     fn from(relay: Relay) -> Self {
-        Content::Relay(Box::new(relay)).into()
+        let is_awaited = relay.delivered.is_some() || relay.due.is_some();
+        Self {
+            left: is_awaited.then(Arc::default),
+            ..Content::Relay(Box::new(relay)).into()
+        }
     }
 }
 
 impl Body for AnswerBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
         let this = self.get_mut();
         let polled = match &mut this.content {
             Content::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Content::Relay(body) => Pin::new(body).poll_frame(cx),
         };
+        // The last piece is counted before the end is announced.
+        let piece = |bytes| Piece::new(bytes, this.left.as_ref());
+        let polled = polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(piece))));
         this.announce_end();
         polled
     }
