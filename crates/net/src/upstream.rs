@@ -34,6 +34,8 @@ use socket::Socket;
 mod connection;
 mod pool;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 /// Limits for response heads, the same as for the agent's request heads (R33).
 pub const HEAD_BYTES: usize = 64 << 10;
@@ -154,7 +156,11 @@ impl Upstreams {
         };
         let connection = lane.connection().await?;
         let version = connection.version();
-        self.keep(lane.key.clone(), connection);
+        // A reused h2 connection never left the pool.
+        let is_pooled = connection.reused && version == Version::H2;
+        if !is_pooled {
+            self.keep(lane.key.clone(), connection);
+        }
         Ok((lane, version))
     }
 
