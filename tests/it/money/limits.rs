@@ -327,10 +327,10 @@ async fn a_changed_file_takes_effect_and_a_broken_one_changes_nothing() {
     assert!(!rejected.to_string().contains("flase"), "the entry quotes no file");
     let log = bursar.log();
     assert!(
-        log.contains("limits.toml is invalid; the previous limits stay in force"),
+        log.contains("limits.toml was not accepted, so the limits of before stay in force"),
         "{log}"
     );
-    assert!(log.contains("limits.toml:3"), "the log says where: {log}");
+    assert!(log.contains("limits.toml, line 3"), "the log says where: {log}");
     assert_eq!(agent.get(origin.address, "/").await.problem(), "paused");
 
     // Money spent under the old file still counts under the new one.
