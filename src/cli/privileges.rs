@@ -10,7 +10,7 @@ pub(super) fn drop_capabilities() {
     match linux::drop_all_but(linux::NEEDED) {
         Ok(()) => tracing::warn!(
             "running as root: all capabilities but CAP_NET_BIND_SERVICE and CAP_DAC_READ_SEARCH were dropped, but the uid \
-             stays, so whoever takes over this process owns root's files; run bursar as a user of its own"
+             stays root, so a program that takes over this process can change root's files; run bursar as a user of its own"
         ),
         Err(error) => tracing::warn!(
             %error,

@@ -44,6 +44,10 @@ impl Node {
     pub async fn balance(&self, tls: &UpstreamTls, token: &Token, owner: Address) -> Result<U256, RpcError> {
         let call = balanceOfCall { owner }.abi_encode();
         let word = self.call(tls, token.address, call, At::Newest).await?;
+        // There is no contract at this address, so nobody holds anything of it: a fork or a sandbox without this token.
+        if word.is_empty() {
+            return Ok(U256::ZERO);
+        }
         self.returned::<balanceOfCall>(&word)
     }
 
@@ -172,6 +176,24 @@ mod tests {
             let shown = bad.to_string();
             let error = state(bad, At::Block(7)).await.unwrap_err();
             assert!(matches!(error, RpcError::Answer { .. }), "{shown}: {error}");
+        }
+    }
+
+    /// A fork or a sandbox need not have every token of the table, and its absence is no fault of the node.
+    #[tokio::test]
+    async fn of_a_token_without_a_contract_nobody_holds_anything() {
+        let token = bursar_core::assets::tokens_of(bursar_core::assets::Network::Eip155(84_532))
+            .next()
+            .unwrap();
+        for (result, held) in [
+            ("0x".to_owned(), Some(0)),
+            (format!("0x{:064x}", 7), Some(7)),
+            ("0x07".to_owned(), None),
+        ] {
+            let reply = json!({ "result": result });
+            let fake = Fake::replying(move |_, _| reply.clone()).await;
+            let balance = fake.node().balance(&tls(), token, WALLET).await;
+            assert_eq!(balance.ok(), held.map(U256::from), "{result}");
         }
     }
 
