@@ -45,12 +45,13 @@ fn element(scan: &mut Scan<'_>, found: &mut Found) -> Option<()> {
     if is_broken {
         found.spoil(Why::MppMalformed);
     }
+    if at_end {
+        found.begin_alone(word);
+        return Some(());
+    }
     found.begin(word);
     if is_broken {
         return None;
-    }
-    if at_end {
-        return Some(());
     }
     if !found.in_payment {
         // The token68 or first parameter of another scheme does not concern us.
@@ -81,10 +82,20 @@ struct Found {
     payment: Vec<Result<Parameters, Why>>,
     /// Whether the next parameters belong to the last challenge in `payment`.
     in_payment: bool,
+    /// Whether schemes that stand alone, such as `Negotiate`, are all that came since.
+    alone_after_payment: bool,
 }
 
 impl Found {
+    /// A scheme without parameters, or what a stray comma has left of a parameter's name.
+    fn begin_alone(&mut self, scheme: &[u8]) {
+        let after_payment = self.in_payment || self.alone_after_payment;
+        self.begin(scheme);
+        self.alone_after_payment = after_payment && !self.in_payment;
+    }
+
     fn begin(&mut self, scheme: &[u8]) {
+        self.alone_after_payment = false;
         self.in_payment = scheme.eq_ignore_ascii_case(b"payment");
         if self.in_payment {
             self.payment.push(Ok(Parameters::new()));
@@ -92,6 +103,11 @@ impl Found {
     }
 
     fn add(&mut self, name: &[u8], value: String) {
+        if self.alone_after_payment {
+            // A blank separates a scheme from its first parameter, so this was one of the challenge before.
+            self.in_payment = true;
+            self.spoil(Why::MppMalformed);
+        }
         if !self.in_payment {
             return;
         }
@@ -258,6 +274,8 @@ mod tests {
             "Payment id=a, de\u{e9}=x, expires=b",
             "Payment id=a, realm:x, expires=b",
             "Payment id=a, realm\"x\", expires=b",
+            "Payment id=a, descriptio,n=x, expires=b",
+            "Payment id=a, one, two, expires=b",
         ] {
             assert_eq!(one(value.as_bytes()), Err(Why::MppMalformed), "{value}");
         }
@@ -279,6 +297,10 @@ mod tests {
             ),
             (
                 "Negotiate, Payment id=a, NTLM dG9rZW4=, Payment id=b",
+                vec![ok("a"), ok("b")],
+            ),
+            (
+                "Payment id=a, Negotiate, Payment id=b, Negotiate, Basic realm=x, y=z",
                 vec![ok("a"), ok("b")],
             ),
             ("Basic a=\"x\\\", Payment id=no\", Payment id=a", vec![ok("a")]),
