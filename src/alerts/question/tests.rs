@@ -1,6 +1,6 @@
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -79,8 +79,19 @@ impl MakeWriter<'_> for Log {
     }
 }
 
+/// While there is one subscriber, tracing asks the thread that comes to an event first whether anybody listens, and
+/// remembers a no of another test's thread for all. With two it asks both.
+static SECOND: LazyLock<tracing::Dispatch> = LazyLock::new(|| {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(io::sink)
+        .finish();
+    tracing::Dispatch::new(subscriber)
+});
+
 impl Log {
     fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        LazyLock::force(&SECOND);
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
