@@ -164,13 +164,13 @@ impl Run {
     pub(crate) fn summary(self) -> Summary {
         let rounds = &self.rounds;
         let lap = |of: &dyn Fn(&Round) -> Lap| Percentiles {
-            p50: median(rounds, |round| of(round).p50_us()),
-            p99: median(rounds, |round| of(round).p99_us()),
+            p50: median_of(rounds, |round| of(round).p50_us()),
+            p99: median_of(rounds, |round| of(round).p99_us()),
         };
         let cpu = |of: &dyn Fn(&Round) -> Cpu| Cpu {
-            bursar: median(rounds, |round| of(round).bursar),
-            load: median(rounds, |round| of(round).load),
-            seller: median(rounds, |round| of(round).seller),
+            bursar: median_of(rounds, |round| of(round).bursar),
+            load: median_of(rounds, |round| of(round).load),
+            seller: median_of(rounds, |round| of(round).seller),
         };
         let free = rounds
             .iter()
@@ -184,9 +184,9 @@ impl Run {
         });
         // Two rounds of a series are compared within the round: the machine's mood falls out.
         let beside = |other: &dyn Fn(&Round) -> f64, bursar: &dyn Fn(&Round) -> f64| Beside {
-            other: median(rounds, other),
-            bursar: median(rounds, bursar),
-            ratio: median(rounds, |round| bursar(round) / other(round)),
+            other: median_of(rounds, other),
+            bursar: median_of(rounds, bursar),
+            ratio: median_of(rounds, |round| bursar(round) / other(round)),
         };
         let all_have_reference = rounds
             .iter()
@@ -225,8 +225,8 @@ impl Run {
             free_load_cpu_us_1: beside(&|round| round.direct_1.cpu_us.load, &|round| {
                 round.through_1.cpu_us.load
             }),
-            free_cpu_s_per_10k_1: median(rounds, |round| round.through_1.cpu_us.bursar / 100.0),
-            free_cpu_s_per_10k_32: median(rounds, |round| round.through_32.cpu_us.bursar / 100.0),
+            free_cpu_s_per_10k_1: median_of(rounds, |round| round.through_1.cpu_us.bursar / 100.0),
+            free_cpu_s_per_10k_32: median_of(rounds, |round| round.through_32.cpu_us.bursar / 100.0),
             free_written,
             free_traffic_stored: free_written.is_touched(),
             sync_us: lap(&|round| round.sync),
@@ -238,8 +238,8 @@ impl Run {
             paid_us_32: lap(&|round| round.paid_32.latency),
             paid_cpu_us_1: cpu(&|round| round.paid_1.cpu_us),
             paid_cpu_us_32: cpu(&|round| round.paid_32.cpu_us),
-            paid_per_second_1: median(rounds, |round| round.paid_1.per_second),
-            paid_per_second_32: median(rounds, |round| round.paid_32.per_second),
+            paid_per_second_1: median_of(rounds, |round| round.paid_1.per_second),
+            paid_per_second_32: median_of(rounds, |round| round.paid_32.per_second),
             beside_reference,
             books: self.books,
             approved: self.approved,
@@ -248,8 +248,12 @@ impl Run {
     }
 }
 
-fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(of).collect();
+fn median_of(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
+    median(rounds.iter().map(of).collect())
+}
+
+/// Not a number if there is no value.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

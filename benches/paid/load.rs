@@ -222,20 +222,23 @@ pub(crate) async fn connect(route: &Route, tls: &TlsConnector) -> Result<TlsStre
             stream.set_nodelay(true)?;
             stream
         }
-        Some(proxy) => {
-            let mut stream = TcpStream::connect(proxy.address).await?;
-            stream.set_nodelay(true)?;
-            let login = &proxy.basic;
-            let head = format!("CONNECT {site} HTTP/1.1\r\nHost: {site}\r\nProxy-Authorization: Basic {login}\r\n\r\n");
-            stream.write_all(head.as_bytes()).await?;
-            let answer = Inbox::default().head(&mut stream).await?;
-            if answer.second_word() != b"200" {
-                return Err(answer.text().into());
-            }
-            stream
-        }
+        Some(proxy) => tunnel(proxy, &site).await?,
     };
     Ok(tls.connect(ServerName::try_from("localhost")?, stream).await?)
+}
+
+/// A tunnel through bursar, with nothing in it yet.
+pub(crate) async fn tunnel(proxy: &ProxyLogin, site: &str) -> Result<TcpStream, Fault> {
+    let mut stream = TcpStream::connect(proxy.address).await?;
+    stream.set_nodelay(true)?;
+    let login = &proxy.basic;
+    let head = format!("CONNECT {site} HTTP/1.1\r\nHost: {site}\r\nProxy-Authorization: Basic {login}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let answer = Inbox::default().head(&mut stream).await?;
+    if answer.second_word() != b"200" {
+        return Err(answer.text().into());
+    }
+    Ok(stream)
 }
 
 pub(crate) fn client_config(ca: &Path) -> Result<ClientConfig, Fault> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::figures::Load;
+use crate::figures::{Load, median};
 use crate::load::{Order, Wanted};
 use crate::stage::Stage;
 use crate::{Fault, Reference};
@@ -57,7 +57,7 @@ pub(crate) fn measure(bursar: &Path, other: &Path, rounds: usize) -> Result<Pair
     for round in 0..rounds {
         eprintln!("paid: pair {} of {rounds}", round + 1);
         let [bursar, other] = &mut stages;
-        // Whoever comes second finds a warmer machine; so they change places.
+        // The second one finds a warmer machine, so they change places.
         pairs.push(if round % 2 == 0 {
             let bursar = side(bursar)?;
             Pair {
@@ -106,25 +106,17 @@ const FIGURES: [(&str, Figure); 7] = [
 ];
 
 fn compare(what: &'static str, pairs: &[Pair], of: Figure) -> Compared {
-    let sorted = |of: &dyn Fn(&Pair) -> f64| {
-        let mut values: Vec<f64> = pairs.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values
-    };
-    let ratios = sorted(&|pair| of(&pair.bursar) / of(&pair.other));
+    let mut ratios: Vec<f64> = pairs.iter().map(|pair| of(&pair.bursar) / of(&pair.other)).collect();
+    ratios.sort_by(f64::total_cmp);
     let below = left_out(ratios.len());
     Compared {
         what,
-        bursar: middle(&sorted(&|pair| of(&pair.bursar))),
-        other: middle(&sorted(&|pair| of(&pair.other))),
-        ratio: middle(&ratios),
+        bursar: median(pairs.iter().map(|pair| of(&pair.bursar)).collect()),
+        other: median(pairs.iter().map(|pair| of(&pair.other)).collect()),
+        ratio: median(ratios.clone()),
         ratio_from: ratios[below],
         ratio_to: ratios[ratios.len() - 1 - below],
     }
-}
-
-fn middle(sorted: &[f64]) -> f64 {
-    f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
 }
 
 /// How many values at each end of `count` sorted ones lie outside of the median's interval. A value is below the

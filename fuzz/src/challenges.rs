@@ -183,7 +183,7 @@ pub fn mpp_request(data: &[u8]) {
     }
 }
 
-/// The host in an x402 `resource` or an MPP `realm`. Whoever follows the URL must come to the host that was compared.
+/// The host in an x402 `resource` or an MPP `realm`. A client that follows the URL must come to the host that was compared.
 pub fn resource_host(data: &[u8]) {
     let (Some((first, rest)), true) = (data.split_first(), data.len() < 4096) else {
         return;

@@ -21,7 +21,7 @@ pub(super) fn noted(comparison: Comparison) -> Exit {
     match comparison {
         Comparison::Matches => Exit::Done,
         Comparison::NotPossible(why) => {
-            note!("bursar: it cannot be told whether entries of the journal are missing or were changed: {why}");
+            note!("bursar: could not check whether entries of the journal are missing or were changed: {why}");
             Exit::Unverifiable
         }
     }

@@ -102,7 +102,7 @@ fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Re
         .map_err(|refused| Problem::new(Code::ProxyAuthentication, refused.to_string()))
 }
 
-/// An agent that may have no more connections is told so inside the tunnel.
+/// An agent that may have no more connections gets that answer inside the tunnel.
 fn connect<S>(
     proxy: Arc<Proxy>,
     mut request: Request<AgentBody>,

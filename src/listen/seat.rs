@@ -84,7 +84,7 @@ impl Lobby {
     /// Closes the oldest connections until no more are inside than may be, and waits until they are gone, but not for
     /// ever: the next one that comes asks again.
     pub(crate) async fn make_room(&self) {
-        /// A task that is told to end does so when it is next polled.
+        /// A task that is to end does so when it is next polled.
         const SOON: Duration = Duration::from_millis(200);
         const TRIES: usize = 10;
         for _ in 0..TRIES {
@@ -167,7 +167,7 @@ pub(crate) struct Seated<S> {
     last: LastRead,
 }
 
-/// What has arrived when the connection is told to close is still read once: it may be the log-in.
+/// What has arrived when the connection is to close is still read once: it may be the log-in.
 #[derive(PartialEq, Eq)]
 enum LastRead {
     ToCome,
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_seat_counts_for_whoever_logged_in_last() {
+    async fn a_seat_counts_for_the_agent_that_logged_in_last() {
         let (lobby, connections) = (Lobby::new(8), connections(8, 1));
         let [a, b] = ["a", "b"].map(|name| name.parse::<AgentName>().unwrap());
         let (first, second) = (lobby.enter(), lobby.enter());

@@ -1,7 +1,7 @@
 //! Whose files are believed (R79): what decides about money belongs to bursar's uid or root, and nobody else can change
 //! it. A secret can moreover be read by nobody else.
 //!
-//! Symbolic links are not followed, because whoever can make one chooses the file. The exception are volumes as Kubernetes
+//! Symbolic links are not followed, because a user who can make one chooses the file. The exception are volumes as Kubernetes
 //! mounts them: `limits.toml` is a link to `..data/limits.toml`, and `..data` a link to the folder of the current version.
 //! There the mount is read-only and everything on the way belongs to root, so that only root can have made the links.
 
@@ -128,7 +128,7 @@ pub(crate) fn check_tree(path: &Path, owners: Owners) -> Result<(), HomeError> {
         return check_entry(path, owners);
     }
     check_folder(path, owners)?;
-    // Whoever cannot enter it reaches nothing in it.
+    // A user who cannot enter it reaches nothing in it.
     if about.mode() & GROUP_OR_OTHERS_ENTER == 0 {
         return Ok(());
     }

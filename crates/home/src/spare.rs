@@ -1,7 +1,7 @@
 //! File descriptors set aside for what must go on when the process has run out of them: the ledger, the evidence of
 //! payments and the admin socket (docs/architecture/0059).
 //!
-//! Connections can use up every descriptor. A server therefore sets some aside when it starts. Whoever opens a file
+//! Connections can use up every descriptor. A server therefore sets some aside when it starts. Code that opens a file
 //! here gives one of them up when there is no other, and it is replaced as soon as there is room.
 
 use std::fs::File;

@@ -99,7 +99,7 @@ impl Checkpoints {
     pub(crate) fn read_by_others(dir: &Path) -> Result<Self, CheckpointError> {
         let path = dir.join("log.key");
         let signer = match read_key(&path) {
-            // Whoever owns the directory owns the key, and only root can open it besides.
+            // The owner of the directory owns the key, and only root can open it as well.
             Err(CheckpointError::Key(HomeError::ForeignOwner { owner, .. }))
                 if fs::metadata(dir).is_ok_and(|about| about.uid() == owner) =>
             {

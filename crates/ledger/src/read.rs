@@ -209,7 +209,7 @@ fn is_read_again(error: &ReadError, look: usize, waited: Duration, unwritten_for
     look < LOOKS || may_be_signed_soon
 }
 
-/// How long ago the newest segment was written. Zero if that cannot be told.
+/// How long ago the newest segment was written. Zero if the file system does not say.
 fn unwritten_for(audit: &Path) -> Duration {
     let newest = segments(audit).ok().and_then(|mut segments| segments.pop());
     let written = newest.and_then(|(_, path)| path.metadata().ok()?.modified().ok());

@@ -79,7 +79,7 @@ pub(crate) struct Overdue {
 
 impl Signing {
     /// `synced` is signed at once, unless it already is. A journal that was never signed is signed before this returns,
-    /// so that it can be told from one whose checkpoints were removed.
+    /// so that it differs from one whose checkpoints were removed.
     pub(crate) fn start(mut checkpoints: Checkpoints, options: &Options, synced: Position) -> io::Result<Self> {
         if checkpoints.last().is_none()
             && synced.size() > 0

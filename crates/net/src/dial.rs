@@ -240,7 +240,7 @@ impl Dialer {
 
     async fn lookup(&self, agent: &AgentName, host: &Host) -> Result<Vec<IpAddr>, DialError> {
         let late = Instant::now() + self.patience.resolve;
-        // Whoever stops waiting before its turn leaves the queue, and nothing is asked for it.
+        // A caller that stops waiting before its turn leaves the queue, and nothing is asked for it.
         let share = match timeout_at(late, self.room.lookups.wait(agent)).await {
             Ok(share) => share?,
             Err(_) => return Err(self.room.lookups.why_full(agent).into()),

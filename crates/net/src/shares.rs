@@ -1,7 +1,7 @@
 //! What there is only so much of, and all agents use: no agent gets more than its part of it, and no queue grows without
 //! end.
 //!
-//! Whoever waits keeps its place in the queue only as long as it waits. What is given back goes to the first in the queue
+//! A caller keeps its place in the queue only as long as it waits. What is given back goes to the first in the queue
 //! whose agent is below its part, so a queue full of one agent's requests delays nobody else.
 
 use std::collections::{HashMap, VecDeque};

@@ -170,7 +170,7 @@ async fn without_the_key_it_is_printed_and_said_that_it_cannot_be_told() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(3), "{command}: {said}");
         assert_eq!(
-            said.matches("it cannot be told whether entries").count(),
+            said.matches("could not check whether entries").count(),
             1,
             "{command}: {said}"
         );

@@ -178,7 +178,7 @@ async fn an_answer_that_was_read_is_delivered_however_the_agent_leaves() {
     }
 }
 
-/// What HTTP/2 lets a site send on a stream before it is told that it may send more (RFC 9113 §6.9.2).
+/// What HTTP/2 lets a site send on a stream before it may send more (RFC 9113 §6.9.2).
 const WINDOW: usize = 65_535;
 
 /// `GET /` as the first stream of an h2 connection.

@@ -195,7 +195,7 @@ async fn an_x402_v1_seller_is_paid_what_it_checks_or_nothing() {
     let origin = sells(asks).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
-    // The first of the pair decides, and its own reason is what the agent is told.
+    // The first of the pair decides, and its own reason is what the agent gets.
     let page = agent.get(origin.address, "/dear-first").await;
     assert_eq!((page.status.as_u16(), page.problem()), (403, "over-limit".to_owned()));
     for (path, why) in [

@@ -304,7 +304,7 @@ impl State {
         }
     }
 
-    /// The agent stopped sending. Whoever reads on gets what was collected, and then an error.
+    /// The agent stopped sending. A later read gets what was collected, and then an error.
     fn break_off(&mut self) {
         self.give_up(NotReplayable::Broken, None);
         self.source = None;

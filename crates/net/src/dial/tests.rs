@@ -418,7 +418,7 @@ async fn a_look_up_that_nobody_waits_for_is_never_asked() {
     bad.abort_all();
     while bad.join_next().await.is_some() {}
     assert_eq!(dialer.room.lookups.waiting(), 0, "they have left the queue");
-    // The threads come back, and go to whoever still waits.
+    // The threads come back, and go to the callers that still wait.
     let mut late = ask(&dialer, "bad", 1);
     resolver.go_on.add_permits(1);
     assert!(late.join_next().await.unwrap().unwrap().is_ok());

@@ -50,7 +50,7 @@ pub enum TrustError {
 }
 
 /// Client configurations, one per ALPN offer, so that the origin sees the agent's own list. Sessions are resumed by
-/// whoever holds the same value: one agent, or bursar itself towards its services (R36).
+/// the holder of the same value: one agent, or bursar itself towards its services (R36).
 pub struct UpstreamTls {
     configs: [Arc<ClientConfig>; AlpnOffer::ALL.len()],
     patience: Duration,

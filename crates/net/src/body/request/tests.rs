@@ -35,7 +35,7 @@ async fn uploaded(chunks: &str) -> BufferedBody {
 }
 
 #[tokio::test]
-async fn a_broken_upload_stays_broken_for_whoever_reads_on() {
+async fn a_broken_upload_stays_broken_for_later_reads() {
     let body = uploaded("5\r\nhello\r\nno size\r\n").await;
     assert_eq!(body.collect().await.err(), Some(NotReplayable::Broken));
     let mut first = body.first();
