@@ -15,6 +15,7 @@ use crate::config::{Config, SecretError, secret};
 use bursar_core::assets::{Mode, Network};
 use bursar_home::{self as home, Home, HomeError};
 use bursar_net::corporate::{CorporateProxy, LoginError, ProxyLogin};
+use bursar_net::tls::AlpnOffer;
 use bursar_net::tls::leaf::{ListenerTlsError, listener_config};
 use bursar_net::tls::upstream::{TrustError, UpstreamTls};
 use bursar_rails::bkey::Bkey;
@@ -165,7 +166,8 @@ pub(crate) fn upstream_tls(config: &Config, dir: &Path) -> Result<UpstreamTls, O
             secret::read(&login.password, dir)?,
         )?),
     };
-    let proxy = CorporateProxy::new(corporate.address.clone(), login, corporate.no_proxy.clone(), &tls);
+    let (address, no_proxy) = (corporate.address.clone(), corporate.no_proxy.clone());
+    let proxy = CorporateProxy::new(address, login, no_proxy, tls.config(AlpnOffer::Http1));
     Ok(tls.through(Some(Arc::new(proxy))))
 }
 

@@ -23,12 +23,10 @@ use tokio_socks::tcp::Socks5Stream;
 
 use bursar_core::host::{Authority, Host};
 
-use crate::dial::{DialError, Stage, Stream};
+use crate::dial::stream::Stream;
 use crate::fault::in_words;
 use crate::names::NameFault;
 use crate::socket;
-use crate::tls::AlpnOffer;
-use crate::tls::upstream::UpstreamTls;
 
 pub use no_proxy::{NoProxy, NoProxyError};
 
@@ -161,12 +159,12 @@ impl ProxyFault {
 
 impl CorporateProxy {
     /// `tls` verifies a proxy that speaks HTTPS.
-    pub fn new(address: ProxyAddress, login: Option<ProxyLogin>, no_proxy: NoProxy, tls: &UpstreamTls) -> Self {
+    pub fn new(address: ProxyAddress, login: Option<ProxyLogin>, no_proxy: NoProxy, tls: Arc<ClientConfig>) -> Self {
         Self {
             address,
             login,
             no_proxy,
-            tls: tls.config(AlpnOffer::Http1),
+            tls,
         }
     }
 
@@ -192,7 +190,7 @@ impl CorporateProxy {
         };
         let stream = connecting
             .await
-            .map_err(|error: std::io::Error| self.fault(Why::Unreachable(in_words(&error))))?;
+            .map_err(|error: std::io::Error| self.unreachable(in_words(&error)))?;
         self.tunnel(stream, host, port).await
     }
 
@@ -320,15 +318,8 @@ impl CorporateProxy {
         self.fault(Why::Slow(patience))
     }
 
-    /// What dialling the proxy itself has failed with.
-    pub(crate) fn unreachable(&self, error: DialError) -> DialError {
-        let why = match error {
-            DialError::Refused => Why::Unreachable("the connection was refused".to_owned()),
-            DialError::Unreachable { source } => Why::Unreachable(in_words(&source)),
-            DialError::Timeout(Stage::Connect(after)) => Why::Slow(after),
-            other => return other,
-        };
-        self.fault(why).into()
+    pub(crate) fn unreachable(&self, why: String) -> ProxyFault {
+        self.fault(Why::Unreachable(why))
     }
 }
 

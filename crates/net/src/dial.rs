@@ -12,30 +12,31 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use bursar_core::agent_name::AgentName;
 use bursar_core::host::{Host, HostError};
 
 use crate::corporate::CorporateProxy;
-use crate::names::{Known, Names, Rest};
+use crate::names::{Known, Names, Places, Rest, Unresolved};
 use crate::shares::{Bounds, Share, Shares, What};
 
 pub use crate::names::{Family, Looking, NameFault, Resolver, SystemResolver};
 pub use class::AddressClass;
-pub(crate) use class::{classify, embedded};
+use class::{classify, embedded};
 pub use error::{DialError, Stage};
 use race::{Pace, alternate, race};
 pub use stream::Stream;
 
-mod class;
+pub(crate) mod class;
 mod error;
 mod race;
-mod stream;
+pub(crate) mod stream;
 
 /// How long a name that a corporate proxy resolves may take to be found on this machine as well. In a network that
-/// resolves no names of outside, this is what each one costs.
-const LOCALLY: Duration = Duration::from_secs(1);
+/// resolves no names of outside, this is what each one costs. Long enough for an answer that is kept to be used when there
+/// is no new one.
+const LOCALLY: Duration = Duration::from_secs(2);
 
 /// Addresses that passed the guard, in the order in which they are tried; never empty. Behind a corporate proxy: the
 /// proxy's.
@@ -91,6 +92,16 @@ impl Checked {
     }
 }
 
+impl From<Unresolved> for DialError {
+    fn from(why: Unresolved) -> Self {
+        match why {
+            Unresolved::Fault(why) => Self::Dns { why },
+            Unresolved::Late(after) => Self::Timeout(Stage::Resolve(after)),
+            Unresolved::Full(full) => Self::Full(full),
+        }
+    }
+}
+
 impl From<Refusal> for DialError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
@@ -109,8 +120,7 @@ pub struct Room {
     /// The system's resolver blocks a thread for each look-up, and cannot be stopped: slow names must not take all of
     /// them.
     pub lookups: Shares,
-    /// Those for the second family of addresses. Where it is not answered, they end long after the first.
-    pub(crate) second_lookups: Shares,
+    second_lookups: Shares,
     /// Sockets to sites, kept ones and attempts included.
     pub sites: Shares,
 }
@@ -132,6 +142,13 @@ impl Room {
             lookups: Shares::new(What::Lookups, bounds(lookups, lookups_each, Self::QUEUED_LOOKUPS)),
             second_lookups: Shares::new(What::Lookups, bounds(lookups, lookups_each, 0)),
             sites: Shares::new(What::Sites, bounds(sites, sites_each, Self::QUEUED_SITES)),
+        }
+    }
+
+    fn places(&self) -> Places {
+        Places {
+            first: self.lookups.clone(),
+            second: self.second_lookups.clone(),
         }
     }
 }
@@ -174,7 +191,7 @@ impl Dialer {
         room: Room,
     ) -> Self {
         Self {
-            names: Names::new(resolver, room.clone(), patience.resolve),
+            names: Names::new(resolver, room.places(), patience.resolve),
             room,
             exceptions: allow_private.into(),
             own: own.into(),
@@ -209,17 +226,23 @@ impl Dialer {
         }
         match &self.proxy {
             Some(proxy) if !proxy.spares(&host) => self.resolve_behind(agent, proxy, host, port).await,
-            _ => self.resolve_here(agent, &host, port).await,
+            _ => self.resolve_here(self.patience.resolve, agent, &host, port).await,
         }
     }
 
-    async fn resolve_here(&self, agent: &AgentName, host: &Host, port: u16) -> Result<Checked, DialError> {
+    async fn resolve_here(
+        &self,
+        patience: Duration,
+        agent: &AgentName,
+        host: &Host,
+        port: u16,
+    ) -> Result<Checked, DialError> {
         let found = match host.ip() {
             Some(address) => vec![address],
             // RFC 6761 §6.3: it is this machine, and no resolver needs to be asked.
             None if host.as_str() == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
             None => {
-                let answer = self.names.lookup(agent, host).await?;
+                let answer = self.names.lookup_within(patience, agent, host).await?;
                 return Ok(Checked {
                     known: self.admit(&answer.addresses, port)?,
                     late: answer.rest.map(|rest| {
@@ -247,16 +270,21 @@ impl Dialer {
         port: u16,
     ) -> Result<Checked, DialError> {
         let must_be_known = is_local_name(&host);
-        let here = self.resolve_here(agent, &host, port);
-        let here = match must_be_known {
-            true => here.await.map(Some),
-            false => timeout(LOCALLY, here).await.map_or(Ok(None), |here| here.map(Some)),
+        let patience = match must_be_known {
+            true => self.patience.resolve,
+            false => LOCALLY.min(self.patience.resolve),
+        };
+        let is_unanswered = !must_be_known && self.names.waits_since(&host).is_some_and(|since| since >= patience);
+        let here = match is_unanswered {
+            true => Err(DialError::Timeout(Stage::Resolve(patience))),
+            false => self.resolve_here(patience, agent, &host, port).await,
         };
         match here {
             // The proxy's own loopback is not what the agent means.
-            Ok(Some(checked)) if checked.known.iter().all(|address| address.ip().is_loopback()) => return Ok(checked),
+            Ok(checked) if checked.known.iter().all(|address| address.ip().is_loopback()) => return Ok(checked),
             Ok(_) => {}
             Err(DialError::Dns { .. } | DialError::Timeout(_)) if !must_be_known => {}
+            // Also if the agent's look-ups are used up: it must not be able to have a name go unguarded.
             Err(refused) => return Err(refused),
         }
         let (known, hold) = self.addresses_of(agent, proxy).await?;
@@ -278,8 +306,8 @@ impl Dialer {
             Some(address) => (vec![address], None),
             None => match self.names.lookup(agent, proxy.host()).await {
                 Ok(answer) => (answer.addresses, Some(answer.hold)),
-                Err(DialError::Dns { why }) => return Err(proxy.unknown(why).into()),
-                Err(other) => return Err(other),
+                Err(Unresolved::Fault(why)) => return Err(proxy.unknown(why).into()),
+                Err(other) => return Err(other.into()),
             },
         };
         let of = |address: IpAddr| SocketAddr::new(address.to_canonical(), proxy.port());
@@ -328,7 +356,7 @@ impl Dialer {
                 share: won.share,
             });
         };
-        let won = won.map_err(|error| proxy.unreachable(error))?;
+        let won = won.map_err(|error| error.at_proxy(proxy))?;
         let tunnel = proxy.tunnel(won.stream, &target.host, target.port);
         let stream = timeout_at(end, tunnel)
             .await

@@ -19,8 +19,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use bursar_core::agent_name::AgentName;
 use bursar_core::host::Host;
 
-use crate::dial::{AddressClass, DialError, Room, Stage, classify};
-use crate::shares::Share;
+use crate::dial::class::{AddressClass, classify};
+use crate::shares::{Full, Share, Shares};
 
 pub use system::{Family, Looking, NameFault, Resolver, SystemResolver};
 
@@ -46,9 +46,38 @@ const MOST: usize = 1024;
 #[derive(Clone)]
 pub(crate) struct Names {
     resolver: Arc<dyn Resolver>,
-    room: Room,
+    places: Places,
     patience: Duration,
     kept: Arc<Cache<Host, Arc<Known>, UnitWeighter, DefaultHashBuilder, KeepHeld>>,
+}
+
+/// How many look-ups there may be under way. The system's resolver blocks a thread for each, and cannot be stopped.
+#[derive(Clone)]
+pub(crate) struct Places {
+    pub(crate) first: Shares,
+    /// For the second family of addresses. Where it is not answered, they end long after the first.
+    pub(crate) second: Shares,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Unresolved {
+    Fault(NameFault),
+    /// Nothing has come for so long.
+    Late(Duration),
+    Full(Full),
+}
+
+impl From<NameFault> for Unresolved {
+    fn from(fault: NameFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Full> for Unresolved {
+    fn from(full: Full) -> Self {
+        Self::Full(full)
+    }
 }
 
 /// The addresses of a name, in the order in which they should be tried; not checked.
@@ -94,6 +123,8 @@ struct Question {
 struct Found {
     v4: Option<Half>,
     v6: Option<Half>,
+    /// Which comes first, once both have an address.
+    v6_is_preferred: bool,
 }
 
 type Half = Result<Vec<IpAddr>, NameFault>;
@@ -111,40 +142,53 @@ impl Lifecycle<Host, Arc<Known>> for KeepHeld {
 }
 
 impl Names {
-    pub(crate) fn new(resolver: Arc<dyn Resolver>, room: Room, patience: Duration) -> Self {
+    pub(crate) fn new(resolver: Arc<dyn Resolver>, places: Places, patience: Duration) -> Self {
         let kept = Cache::with(MOST, MOST as u64, UnitWeighter, DefaultHashBuilder::default(), KeepHeld);
         Self {
             resolver,
-            room,
+            places,
             patience,
             kept: Arc::new(kept),
         }
     }
 
-    pub(crate) async fn lookup(&self, agent: &AgentName, host: &Host) -> Result<Answer, DialError> {
-        let late = Instant::now() + self.patience;
+    pub(crate) async fn lookup(&self, agent: &AgentName, host: &Host) -> Result<Answer, Unresolved> {
+        self.lookup_within(self.patience, agent, host).await
+    }
+
+    pub(crate) async fn lookup_within(
+        &self,
+        patience: Duration,
+        agent: &AgentName,
+        host: &Host,
+    ) -> Result<Answer, Unresolved> {
         let known = self.known(host);
         if let Some(answer) = known.fresh() {
             return Ok(answer);
         }
         let Some(stale) = known.stale() else {
-            return timeout_at(late, self.ask(agent, host, &known, YOUNG))
-                .await
-                .unwrap_or_else(|_| Err(self.too_late(agent)));
+            return self.ask(agent, host, &known, YOUNG, patience).await;
         };
         // Whoever joins a look-up that others wait for in vain waits no longer than they.
         let waited = known
             .asking()
             .map_or(Duration::ZERO, |question| question.began.elapsed());
-        let wait = STALE_WAIT.saturating_sub(waited);
-        match timeout(wait, self.ask(agent, host, &known, self.patience)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(DialError::Dns { why })) if why.is_final() => Err(DialError::Dns { why }),
-            Ok(Err(_)) | Err(_) => {
+        let wait = STALE_WAIT.saturating_sub(waited).min(patience);
+        match self.ask(agent, host, &known, self.patience, wait).await {
+            Ok(answer) => Ok(answer),
+            Err(Unresolved::Fault(why)) if why.is_final() => Err(why.into()),
+            Err(_) => {
                 tracing::debug!(%host, "the name servers fail; the last answer is used");
                 Ok(stale)
             }
         }
+    }
+
+    /// For how long a look-up of this name has been waiting for an answer.
+    pub(crate) fn waits_since(&self, host: &Host) -> Option<Duration> {
+        let asking = self.kept.get(host)?.asking()?;
+        let has_some = asking.found.borrow().addresses().is_ok();
+        (!has_some).then(|| asking.began.elapsed())
     }
 
     fn known(&self, host: &Host) -> Arc<Known> {
@@ -157,14 +201,6 @@ impl Names {
         }
     }
 
-    fn too_late(&self, agent: &AgentName) -> DialError {
-        match self.room.lookups.used_up(agent) {
-            // The time went by in the queue.
-            Some(_) => self.room.lookups.why_full(agent).into(),
-            None => DialError::Timeout(Stage::Resolve(self.patience)),
-        }
-    }
-
     /// Joins a look-up that began less than `young` ago, or begins one.
     async fn ask(
         &self,
@@ -172,22 +208,28 @@ impl Names {
         host: &Host,
         known: &Arc<Known>,
         young: Duration,
-    ) -> Result<Answer, DialError> {
-        let joined = known.asking().filter(|question| question.began.elapsed() < young);
-        let question = match joined {
+        patience: Duration,
+    ) -> Result<Answer, Unresolved> {
+        let late = Instant::now() + patience;
+        let joinable = || known.asking().filter(|question| question.began.elapsed() < young);
+        let question = match joinable() {
             Some(question) => question,
             None => {
                 // A caller that stops waiting before its turn leaves the queue, and nothing is asked for it.
-                let share = self.room.lookups.wait(agent).await?;
+                let share = match timeout_at(late, self.places.first.wait(agent)).await {
+                    Ok(share) => share?,
+                    Err(_) => return Err(self.places.first.why_full(agent).into()),
+                };
                 // Another may have asked meanwhile.
                 if let Some(answer) = known.fresh() {
                     return Ok(answer);
                 }
-                let joined = known.asking().filter(|question| question.began.elapsed() < young);
-                joined.unwrap_or_else(|| self.begin(host, known, share))
+                joinable().unwrap_or_else(|| self.begin(host, known, share))
             }
         };
-        question.answer(known).await
+        timeout_at(late, question.answer(known))
+            .await
+            .unwrap_or(Err(Unresolved::Late(patience)))
     }
 
     /// In a task of its own: when nobody waits any more, the blocked threads live on, and count as long as they do.
@@ -200,7 +242,7 @@ impl Names {
         known.lock().asking = Some(question.clone());
         // Each family blocks a thread. Where the second one hangs in too many look-ups, it is asked only for names that
         // need it, and in the first one's place.
-        let second = self.room.second_lookups.take(share.agent(), 1).ok();
+        let second = self.places.second.take(share.agent(), 1).ok();
         let ask = |family| self.resolver.lookup(host.to_string(), family);
         let (v4, v6) = (ask(Family::V4), ask(Family::V6));
         // A look-up under way is nobody's hold on the last answer.
@@ -308,7 +350,11 @@ impl Known {
 fn put(sender: &watch::Sender<Found>, family: Family, half: Half) {
     sender.send_modify(|found| match family {
         Family::V4 => found.v4 = Some(half),
-        Family::V6 => found.v6 = Some(half),
+        Family::V6 => {
+            let first = half.iter().flatten().find_map(|address| as_v6(*address));
+            found.v6_is_preferred = first.is_some_and(is_preferred);
+            found.v6 = Some(half);
+        }
     });
 }
 
@@ -322,10 +368,8 @@ impl Question {
         self.found.has_changed().is_ok() && !self.found.borrow().is_complete()
     }
 
-    async fn answer(mut self, known: &Arc<Known>) -> Result<Answer, DialError> {
-        let died = || DialError::Dns {
-            why: NameFault::System("the look-up was given up".to_owned()),
-        };
+    async fn answer(mut self, known: &Arc<Known>) -> Result<Answer, Unresolved> {
+        let died = || NameFault::System("the look-up was given up".to_owned());
         let some = self
             .found
             .wait_for(|found| found.is_complete() || found.addresses().is_ok());
@@ -334,7 +378,7 @@ impl Question {
         // The rest may come later.
         let _ = timeout(RESOLUTION_DELAY, all).await;
         let found = self.found.borrow().clone();
-        let addresses = found.addresses().map_err(|why| DialError::Dns { why })?;
+        let addresses = found.addresses().map_err(Unresolved::Fault)?;
         Ok(Answer {
             addresses,
             rest: (!found.is_complete()).then(|| Rest(self.found)),
@@ -377,12 +421,8 @@ impl Found {
         match (v4.is_empty(), v6.is_empty()) {
             (false, true) => Ok(v4),
             (true, false) => Ok(v6),
-            (false, false) => Ok(
-                match v6.iter().find_map(|address| as_v6(*address)).is_some_and(is_preferred) {
-                    true => [v6, v4].concat(),
-                    false => [v4, v6].concat(),
-                },
-            ),
+            (false, false) if self.v6_is_preferred => Ok([v6, v4].concat()),
+            (false, false) => Ok([v4, v6].concat()),
             (true, true) => {
                 let fault = |half: &Option<Half>| half.as_ref().and_then(|half| half.as_ref().err()).cloned();
                 Err(match (fault(&self.v4), fault(&self.v6)) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// `[timeouts]`: how long each step may take (R35).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// The agent's TLS ClientHello, after CONNECT.
+    /// The agent's TLS ClientHello, from its first byte. A tunnel may be opened long before it is used.
     pub hello: Duration,
     /// The complete head of an agent's request.
     pub head: Duration,

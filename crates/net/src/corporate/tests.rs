@@ -3,7 +3,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::tls::upstream::Trust;
+use crate::tls::AlpnOffer;
+use crate::tls::upstream::{Trust, UpstreamTls};
 
 fn login() -> ProxyLogin {
     ProxyLogin::new("user".to_owned(), SecretString::from("pass")).unwrap()
@@ -12,7 +13,7 @@ fn login() -> ProxyLogin {
 fn proxy(scheme: &str, port: u16, login: Option<ProxyLogin>) -> CorporateProxy {
     let tls = UpstreamTls::new(&Trust::default(), Duration::from_secs(5)).unwrap();
     let address = ProxyAddress::parse(&format!("{scheme}://127.0.0.1:{port}")).unwrap();
-    CorporateProxy::new(address, login, NoProxy::default(), &tls)
+    CorporateProxy::new(address, login, NoProxy::default(), tls.config(AlpnOffer::Http1))
 }
 
 fn shop() -> Host {
@@ -50,7 +51,7 @@ async fn passes(mut stream: Stream) {
 async fn a_site_is_asked_for_by_name_with_the_credentials_beside_it() {
     let (port, task) = speaking_http("HTTP/1.1 200 Connection established\r\n\r\n").await;
     let stream = proxy("http", port, Some(login())).connect(&shop(), 443).await.unwrap();
-    assert!(crate::dial::Stream::socket(&stream).nodelay().unwrap());
+    assert!(stream.socket().nodelay().unwrap());
     passes(stream).await;
     let head = task.await.unwrap().to_ascii_lowercase();
     assert!(head.starts_with("connect shop.example:443 http/1.1\r\n"), "{head}");

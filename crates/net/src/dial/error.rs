@@ -8,7 +8,7 @@ use std::time::Duration;
 use bursar_core::host::HostError;
 
 use super::AddressClass;
-use crate::corporate::ProxyFault;
+use crate::corporate::{CorporateProxy, ProxyFault};
 use crate::fault::in_words;
 use crate::names::NameFault;
 use crate::shares::Full;
@@ -65,6 +65,16 @@ impl DialError {
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::TimedOut => Self::Timeout(Stage::Connect(Duration::from_secs(after.as_secs()))),
             _ => Self::Unreachable { source },
+        }
+    }
+
+    /// The same, if what was dialled is the proxy itself.
+    pub(super) fn at_proxy(self, proxy: &CorporateProxy) -> Self {
+        match self {
+            Self::Refused => proxy.unreachable("the connection was refused".to_owned()).into(),
+            Self::Unreachable { source } => proxy.unreachable(in_words(&source)).into(),
+            Self::Timeout(Stage::Connect(after)) => proxy.too_slow(after).into(),
+            other => other,
         }
     }
 

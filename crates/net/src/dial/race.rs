@@ -22,6 +22,9 @@ pub(super) const ATTEMPTS: usize = 4;
 /// The least time for one attempt: a lost SYN is repeated after one second.
 const LEAST: Duration = Duration::from_secs(2);
 
+/// When every address has failed, what is still being looked up is waited for so long.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
 /// How attempts follow each other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
@@ -95,8 +98,17 @@ pub(super) async fn race(
                 attempts.spawn(async move { (attempt(address, pace.each).await, address, share) });
             }
         }
-        if attempts.is_empty() && has_come {
-            return Err(last_error);
+        if attempts.is_empty() {
+            if has_come {
+                return Err(last_error);
+            }
+            // All that is known has failed.
+            has_come = true;
+            match timeout(LAST_CHANCE, &mut later).await {
+                Ok(more) => waiting.extend(more?),
+                Err(_) => return Err(last_error),
+            }
+            continue;
         }
         let next = Instant::now() + pace.stagger;
         loop {
@@ -108,9 +120,6 @@ pub(super) async fn race(
                     let more = more?;
                     if !more.is_empty() {
                         waiting = alternate(&[more, Vec::from(waiting)].concat());
-                    }
-                    if attempts.is_empty() {
-                        break;
                     }
                     continue;
                 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::race::ATTEMPTS;
 use super::*;
@@ -664,7 +665,12 @@ async fn behind_a_corporate_proxy_what_is_known_here_is_still_guarded() {
     let mut no_proxy = NoProxy::default();
     no_proxy.add("spared.example").unwrap();
     let address = ProxyAddress::parse("http://10.9.9.9:3128").unwrap();
-    let proxy = Arc::new(CorporateProxy::new(address, None, no_proxy, &tls));
+    let proxy = Arc::new(CorporateProxy::new(
+        address,
+        None,
+        no_proxy,
+        tls.config(crate::tls::AlpnOffer::Http1),
+    ));
     let script = Script::of(&[
         ("intranet", &[&["10.0.0.5"]]),
         ("vault.corp.example", &[&["10.0.0.6"]]),

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch as switch;
 
 use super::*;
+use crate::shares::{Bounds, What};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -48,11 +49,11 @@ impl Servers {
     }
 
     fn names(&self) -> Names {
-        self.names_in(Room::default())
+        self.names_in(places(64, 16))
     }
 
-    fn names_in(&self, room: Room) -> Names {
-        Names::new(Arc::new(self.clone()), room, PATIENCE)
+    fn names_in(&self, places: Places) -> Names {
+        Names::new(Arc::new(self.clone()), places, PATIENCE)
     }
 }
 
@@ -87,6 +88,17 @@ const V6: Doing = Doing::Answer("2001:db8::1");
 const NO_V6: Doing = Doing::Fail(NameFault::NoAddress);
 const DEAD: Doing = Doing::Fail(NameFault::Failed);
 
+fn places(all: usize, each: usize) -> Places {
+    let of = |queue_each| {
+        let bounds = Bounds { all, each, queue_each };
+        Shares::new(What::Lookups, bounds)
+    };
+    Places {
+        first: of(128),
+        second: of(0),
+    }
+}
+
 fn agent(name: &str) -> AgentName {
     name.parse().unwrap()
 }
@@ -99,7 +111,7 @@ fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-async fn ask(names: &Names, name: &str) -> Result<Answer, DialError> {
+async fn ask(names: &Names, name: &str) -> Result<Answer, Unresolved> {
     names.lookup(&agent("research"), &host(name)).await
 }
 
@@ -108,9 +120,9 @@ async fn found(names: &Names, name: &str) -> Vec<String> {
     answer.addresses.iter().map(IpAddr::to_string).collect()
 }
 
-fn fault(outcome: Result<Answer, DialError>) -> NameFault {
+fn fault(outcome: Result<Answer, Unresolved>) -> NameFault {
     match outcome {
-        Err(DialError::Dns { why }) => why,
+        Err(Unresolved::Fault(why)) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -146,7 +158,7 @@ async fn where_one_family_has_nothing_the_other_is_waited_for() {
     let servers = Servers::new(Doing::Silence, Doing::Silence);
     let began = Instant::now();
     let outcome = ask(&servers.names(), "a.example").await;
-    assert!(matches!(outcome, Err(DialError::Timeout(Stage::Resolve(PATIENCE)))));
+    assert!(matches!(outcome, Err(Unresolved::Late(PATIENCE))));
     assert_eq!(began.elapsed(), PATIENCE);
 }
 
@@ -166,11 +178,11 @@ async fn both_families_are_in_the_answer_and_its_rest() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_serves_all_agents_for_30_s_and_takes_no_place() {
     let servers = Servers::new(V4, NO_V6);
-    let room = Room::new(1, 1, 8, 8);
+    let room = places(1, 1);
     let names = servers.names_in(room.clone());
     found(&names, "a.example").await;
     tokio::task::yield_now().await;
-    let _all = room.lookups.wait(&agent("greedy")).await.unwrap();
+    let _all = room.first.wait(&agent("greedy")).await.unwrap();
     for name in ["good", "greedy", "third"] {
         let answer = names.lookup(&agent(name), &host("A.example.")).await.unwrap();
         assert_eq!(answer.addresses.len(), 1);
@@ -220,7 +232,7 @@ async fn equal_look_ups_are_one_but_nobody_inherits_a_long_wait() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_in_the_queue_of_its_agent_holds_up_nobody() {
     let servers = Servers::new(Doing::Silence, Doing::Silence);
-    let names = servers.names_in(Room::new(4, 1, 8, 8));
+    let names = servers.names_in(places(4, 1));
     let mut asking = tokio::task::JoinSet::new();
     for name in ["hangs.example", "wanted.example"] {
         let names = names.clone();
@@ -303,7 +315,7 @@ async fn a_name_that_is_gone_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn hanging_second_look_ups_use_up_only_their_own_places() {
     let servers = Servers::new(V4, Doing::Silence);
-    let room = Room::new(8, 4, 8, 8);
+    let room = places(8, 4);
     let names = servers.names_in(room.clone());
     let began = Instant::now();
     for number in 0..20 {
@@ -311,7 +323,7 @@ async fn hanging_second_look_ups_use_up_only_their_own_places() {
     }
     assert_eq!(servers.asked(), (20, 4));
     assert_eq!(began.elapsed(), RESOLUTION_DELAY * 4, "then nobody waits for it");
-    assert_eq!((room.lookups.used(), room.second_lookups.used()), (0, 4));
+    assert_eq!((room.first.used(), room.second.used()), (0, 4));
     // Another agent has places of its own, and a name with nothing but IPv6 is found without one.
     names.lookup(&agent("other"), &host("h.example")).await.unwrap();
     assert_eq!(servers.asked(), (21, 5));
@@ -320,17 +332,19 @@ async fn hanging_second_look_ups_use_up_only_their_own_places() {
     assert_eq!(servers.asked(), (22, 6));
 }
 
-#[tokio::test]
-async fn this_machines_routes_decide_which_family_comes_first() {
-    // There is no route to addresses of documentation in any network of ours, or at most one without an address.
-    let found = |v6: &str| Found {
-        v4: Some(Ok(vec!["192.0.2.1".parse().unwrap()])),
-        v6: Some(Ok(vec![v6.parse().unwrap()])),
+#[test]
+fn this_machines_routes_decide_which_family_comes_first() {
+    let found = |v6: &str| {
+        let (sender, found) = watch::channel(Found::default());
+        put(&sender, Family::V6, Ok(vec![v6.parse().unwrap()]));
+        put(&sender, Family::V4, Ok(vec!["192.0.2.1".parse().unwrap()]));
+        found.borrow().addresses().unwrap()
     };
-    let preferred = is_preferred("2606:4700::1111".parse().unwrap());
-    let first = found("2606:4700::1111").addresses().unwrap()[0];
-    assert_eq!(first.is_ipv6(), preferred);
     // The loopback address is reached from itself, wherever IPv6 is on.
     let has_loopback = UdpSocket::bind("[::1]:0").is_ok();
-    assert_eq!(is_preferred(Ipv6Addr::LOCALHOST), has_loopback);
+    assert_eq!(found("::1")[0].is_ipv6(), has_loopback);
+    let preferred = is_preferred("2606:4700::1111".parse().unwrap());
+    assert_eq!(found("2606:4700::1111")[0].is_ipv6(), preferred);
+    // No machine has a route to these (RFC 6666).
+    assert!(!found("100::1")[0].is_ipv6() || preferred);
 }
