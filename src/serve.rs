@@ -42,6 +42,7 @@ use bursar_core::policy::Approvals;
 use bursar_home::{self as home, Home, Readers, spare};
 use bursar_ledger::{Ledger, Options, PaymentId};
 use bursar_net::body::ReplayBudget;
+use bursar_net::corporate::CorporateProxy;
 use bursar_net::dial::{Dialer, Patience, SystemResolver};
 use bursar_net::tls::authority::Authority;
 use bursar_net::tls::leaf::{Leaves, ServerConfigs};
@@ -120,10 +121,12 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     let (rules, address) = (Arc::new(rules.alerting(ground.alerts.clone())), doors.address);
     // What can fail comes before anything is recorded or begun.
     let server_tls = ServerConfigs::new(Arc::new(Leaves::new(authority, ground.clock.clone())?))?;
-    let via = ground.config.proxy.via.then(Via::random).transpose();
+    // Behind another proxy an own address cannot be told by its number.
+    let says_via = ground.config.proxy.via || ground.tls.proxy().is_some();
+    let via = says_via.then(Via::random).transpose();
     let via = via.map_err(StartError::Random)?;
     let room = Room::divide(ground.config.capacity)?;
-    let dialer = dialer(&ground.config, &doors, &room);
+    let dialer = dialer(&ground, &doors, &room).await?;
     let balances = watch_balances(&ground, &payers);
     let outstanding = outstanding(home, &*ledger, &ground.clock).await?;
     let questions = questions(&ground, &ledger, doors.callbacks.take(), room.callbacks).await?;
@@ -244,7 +247,7 @@ impl Running {
 }
 
 fn ground(home: &Home, clock: SharedClock, config: Config) -> Result<(Ground<'_>, RaisedAlerts), StartError> {
-    let tls = Arc::new(upstream_tls(&config)?);
+    let tls = Arc::new(upstream_tls(&config, home.root())?);
     let channels = alerts::channels(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
     let (alerts, raised) = Alerts::new(clock.clone());
     let ground = Ground {
@@ -292,11 +295,12 @@ fn open_doors(config: &Config) -> Result<Doors, StartError> {
     })
 }
 
-fn dialer(config: &Config, doors: &Doors, room: &Room) -> Dialer {
+async fn dialer(ground: &Ground<'_>, doors: &Doors, room: &Room) -> Result<Dialer, StartError> {
+    let config = &ground.config;
     // Our own listeners are not sites that agents may reach through the proxy.
     let callbacks = doors.callbacks.iter().filter_map(|listener| listener.local_addr().ok());
     let own = [doors.address].into_iter().chain(callbacks).collect();
-    Dialer::new(
+    let dialer = Dialer::new(
         Arc::new(SystemResolver),
         config.upstream.allow_private.clone(),
         own,
@@ -305,7 +309,26 @@ fn dialer(config: &Config, doors: &Doors, room: &Room) -> Dialer {
             connect: config.timeouts.dial,
         },
         room.dial(),
-    )
+    );
+    let proxy = ground.tls.proxy();
+    if let Some(proxy) = proxy {
+        require_other(&dialer, proxy).await?;
+    }
+    Ok(dialer.behind(proxy.cloned()))
+}
+
+/// Refuses an upstream proxy that is this one. If its name cannot be resolved now, that is checked when it is dialled.
+async fn require_other(dialer: &Dialer, proxy: &CorporateProxy) -> Result<(), StartError> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let found = timeout(PATIENCE, tokio::net::lookup_host((proxy.host().as_str(), proxy.port()))).await;
+    let Ok(Ok(found)) = found else {
+        tracing::warn!(?proxy, "the upstream proxy's name cannot be resolved at the moment");
+        return Ok(());
+    };
+    match found.into_iter().find(|address| dialer.is_own(*address)) {
+        Some(own) => Err(StartError::OwnProxy(own)),
+        None => Ok(()),
+    }
 }
 
 fn watch_balances(ground: &Ground<'_>, payers: &Payers) -> Balances {

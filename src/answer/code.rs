@@ -227,10 +227,13 @@ pub(super) fn unreachable(error: &UpstreamError) -> Code {
         UpstreamError::Dial(DialError::Loop { .. }) => Code::Loop,
         UpstreamError::Dial(DialError::Full(full)) => self::full(*full),
         UpstreamError::Dial(DialError::Host(_) | DialError::Dns { .. }) => Code::UpstreamName,
+        UpstreamError::Dial(DialError::Corporate(fault)) if fault.is_timeout() => Code::UpstreamTimeout,
         UpstreamError::Dial(DialError::Timeout(_))
         | UpstreamError::Tls(HandshakeError::Timeout)
         | UpstreamError::Timeout => Code::UpstreamTimeout,
-        UpstreamError::Dial(DialError::Refused | DialError::Unreachable { .. }) => Code::UpstreamUnreachable,
+        UpstreamError::Dial(DialError::Refused | DialError::Unreachable { .. } | DialError::Corporate(_)) => {
+            Code::UpstreamUnreachable
+        }
         UpstreamError::Tls(HandshakeError::Certificate(_)) => Code::UpstreamCertificate,
         UpstreamError::Tls(_) | UpstreamError::Setup(_) | UpstreamError::Broken(_) | UpstreamError::Fields => {
             Code::UpstreamBroken

@@ -22,7 +22,7 @@ impl AlertsCommand {
     pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let config = Config::load(home.root())?;
-        let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
+        let tls = serve::upstream_tls(&config, home.root()).map_err(|error| Failure::usage(error.to_string()))?;
         let channels = alerts::channels(&config.alerts, home.root().to_owned(), &Arc::new(tls));
         let channels = channels.map_err(|error| Failure::usage(format!("[alerts]: {error}")))?;
         if channels.is_empty() {

@@ -94,7 +94,7 @@ async fn online(home: &Home, question: &Question) -> Result<Result<Report, Unabl
 /// Without a server: takes the directory's lock and records the results itself (R57).
 async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unable>, Failure> {
     let config = Config::load(home.root())?;
-    let tls = Arc::new(upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?);
+    let tls = Arc::new(upstream_tls(&config, home.root()).map_err(|error| Failure::usage(error.to_string()))?);
     let clock: SharedClock = Arc::new(SystemClock);
     let ledger = Embedded::open(home.root(), Options::new(clock.clone())).map_err(|error| match error {
         OpenError::InUse(_) => Failure::unavailable(error.to_string()),

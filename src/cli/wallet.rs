@@ -34,7 +34,7 @@ impl WalletCommand {
         home.require_initialised()?;
         let Self::Show { json: as_json } = self;
         let config = Config::load(home.root())?;
-        let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
+        let tls = serve::upstream_tls(&config, home.root()).map_err(|error| Failure::usage(error.to_string()))?;
         let tls = Arc::new(tls);
         let opened = serve::open_wallet(&config, home, &tls).await;
         let Some(wallet) = opened

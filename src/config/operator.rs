@@ -4,6 +4,7 @@
 //! they are kept. Because people put secrets into such files anyway, messages show no more of a line than necessary.
 
 mod capacity;
+mod corporate;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use bursar_net::timeouts::Timeouts;
 use bursar_net::tls::upstream::{PublicRoots, Trust};
 use bursar_rails::stripe::{PaymentMethod, Settings};
 pub(crate) use capacity::Capacity;
+pub(crate) use corporate::Corporate;
 
 /// bursar.toml, resolved.
 #[derive(Debug)]
@@ -98,6 +100,8 @@ pub(crate) struct Upstream {
     pub allow_private: Vec<IpNet>,
     /// Hosts that may be paid without TLS (R26).
     pub allow_http_payments: BTreeSet<Host>,
+    /// The proxy of the operator's own network.
+    pub proxy: Option<Corporate>,
 }
 
 /// `[wallet]`: where the signing key for EVM networks is.
@@ -212,7 +216,9 @@ impl Config {
             Store::Shared(shared) => shared.password.as_ref(),
             Store::Embedded => None,
         };
-        let own = [wallet, stripe, webhook, store].into_iter().flatten();
+        let proxy = self.upstream.proxy.as_ref().and_then(|proxy| proxy.login.as_ref());
+        let proxy = proxy.map(|login| &login.password);
+        let own = [wallet, stripe, webhook, store, proxy].into_iter().flatten();
         own.chain(&self.approval.secrets).chain(&self.bkey_secrets)
     }
 }

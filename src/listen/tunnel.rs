@@ -50,7 +50,8 @@ pub(super) async fn run<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let first = tokio::select! {
-        first = timeout(proxy.timeouts.hello, stream.first_bytes()) => first,
+        // Connection pools open tunnels before they need them.
+        first = timeout(proxy.timeouts.idle, stream.first_bytes()) => first,
         () = proxy.context.stop.cancelled() => return,
     };
     let Ok(Ok(first)) = first else { return };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::approvals::OpenQuestionsError;
+use super::parts::OpenUpstreamError;
 use super::room::TooFewDescriptors;
 use super::{OpenIssuerError, OpenWalletError};
 use crate::agents::AgentsError;
@@ -16,7 +17,6 @@ use crate::store::StoreError;
 use bursar_home::HomeError;
 use bursar_net::tls::authority::AuthorityError;
 use bursar_net::tls::leaf::ListenerTlsError;
-use bursar_net::tls::upstream::TrustError;
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -29,7 +29,9 @@ pub enum StartError {
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error(transparent)]
-    Tls(#[from] TrustError),
+    Upstream(#[from] OpenUpstreamError),
+    #[error("upstream.proxy leads to bursar itself ({0}): write the address of your network's proxy, or remove it")]
+    OwnProxy(SocketAddr),
     #[error("{section}: {0}", section = .0.section())]
     Wallet(#[from] OpenWalletError),
     #[error("[stripe]: {0}")]

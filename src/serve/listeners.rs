@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::config::approval::Backend;
 use crate::listen::seat::{Seat, Seated};
 use crate::listen::{Proxy, proxy};
+use bursar_net::socket;
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (R229).
 const BACKLOG: u32 = 1024;
@@ -76,12 +77,6 @@ pub(super) async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: O
     }
 }
 
-/// Without TCP_NODELAY small answers wait 40 ms for an acknowledgement (R226).
-fn prompt(stream: TcpStream) -> io::Result<TcpStream> {
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 async fn agent_connection(
     proxy: Arc<Proxy>,
     stream: TcpStream,
@@ -89,8 +84,8 @@ async fn agent_connection(
     peer: SocketAddr,
     acceptor: Option<TlsAcceptor>,
 ) {
-    let stream = match prompt(stream) {
-        Ok(stream) => Seated::new(stream, seat.clone()),
+    let stream = match socket::prepare(&stream) {
+        Ok(()) => Seated::new(stream, seat.clone()),
         Err(error) => return tracing::debug!(%error, %peer, "connection lost at once"),
     };
     let Some(acceptor) = acceptor else {
@@ -105,19 +100,5 @@ async fn agent_connection(
         Ok(Ok(stream)) => proxy::serve(proxy, stream, seat, peer).await,
         Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS on the TLS listener"),
         Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_accepted_connection_does_not_wait_to_send() {
-        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (_agent, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let stream = prompt(accepted.unwrap().0).unwrap();
-        assert!(stream.nodelay().unwrap());
     }
 }

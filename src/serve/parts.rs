@@ -1,6 +1,7 @@
 //! Opens what bursar.toml names: the wallet, roots of trust, nodes, the listener's certificate.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use secrecy::ExposeSecret;
@@ -13,6 +14,8 @@ use crate::config::operator::{RpcUrl, TokenIssuer, WalletKey};
 use crate::config::{Config, SecretError, secret};
 use bursar_core::assets::{Mode, Network};
 use bursar_home::{self as home, Home, HomeError};
+use bursar_net::corporate::{CorporateProxy, LoginError, ProxyLogin};
+use bursar_net::tls::AlpnOffer;
 use bursar_net::tls::leaf::{ListenerTlsError, listener_config};
 use bursar_net::tls::upstream::{TrustError, UpstreamTls};
 use bursar_rails::bkey::Bkey;
@@ -150,9 +153,33 @@ pub enum OpenIssuerError {
     Live,
 }
 
-/// How sites are verified.
-pub(crate) fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
-    UpstreamTls::new(&config.trust(), config.timeouts.tls)
+/// How sites are verified, and the proxy behind which sites and services are reached.
+pub(crate) fn upstream_tls(config: &Config, dir: &Path) -> Result<UpstreamTls, OpenUpstreamError> {
+    let tls = UpstreamTls::new(&config.trust(), config.timeouts.tls)?;
+    let Some(corporate) = &config.upstream.proxy else {
+        return Ok(tls);
+    };
+    let login = match &corporate.login {
+        None => None,
+        Some(login) => Some(ProxyLogin::new(
+            login.user.clone(),
+            secret::read(&login.password, dir)?,
+        )?),
+    };
+    let (address, no_proxy) = (corporate.address.clone(), corporate.no_proxy.clone());
+    let proxy = CorporateProxy::new(address, login, no_proxy, tls.config(AlpnOffer::Http1));
+    Ok(tls.through(Some(Arc::new(proxy))))
+}
+
+/// Why sites and services cannot be reached as bursar.toml says.
+#[derive(Debug, Error)]
+pub enum OpenUpstreamError {
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error("upstream.proxy_password: {0}")]
+    Password(#[from] SecretError),
+    #[error("upstream.proxy_user, upstream.proxy_password: {0}")]
+    Login(#[from] LoginError),
 }
 
 /// The nodes that bursar.toml names; a network may have none.

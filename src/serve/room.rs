@@ -17,8 +17,8 @@ use bursar_net::shares::{Bounds, Shares, What};
 const MOST: u64 = 1 << 20;
 /// With fewer descriptors than this for agents there is nothing to divide.
 const LEAST: usize = 12;
-/// What a look-up holds open: a socket, and a file such as /etc/hosts.
-const PER_LOOKUP: usize = 2;
+/// What a look-up holds open: for each family of addresses a socket, and a file such as /etc/hosts.
+const PER_LOOKUP: usize = 4;
 const LOOKUPS: usize = 64;
 /// Connections of one agent that wait for the end of another.
 const QUEUED_CONNECTIONS: usize = 64;

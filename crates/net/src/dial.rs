@@ -3,100 +3,114 @@
 //!
 //! A replay connects to the [`Checked`] addresses of the first request and never resolves the name again. Services that
 //! the operator has configured (nodes, Stripe, approval backends) are reached through [`crate::post`] instead.
+//!
+//! Behind a corporate proxy the proxy's address takes the place of the site's ([`crate::corporate`]): what this machine
+//! can resolve is guarded as ever, everything else the proxy looks up.
 
-use std::collections::VecDeque;
-use std::future::Future;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use bursar_core::agent_name::AgentName;
 use bursar_core::host::{Host, HostError};
 
-use crate::shares::{Bounds, Full, Share, Shares, What};
+use crate::corporate::CorporateProxy;
+use crate::names::{Known, Names, Places, Rest, Unresolved};
+use crate::shares::{Bounds, Share, Shares, What};
 
+pub use crate::names::{Family, Looking, NameFault, Resolver, SystemResolver};
 pub use class::AddressClass;
-pub(crate) use class::classify;
+use class::{classify, embedded};
+pub use error::{DialError, Stage};
+use race::{Pace, alternate, race};
+pub use stream::Stream;
 
-mod class;
+pub(crate) mod class;
+mod error;
+mod race;
+pub(crate) mod stream;
 
-/// "Connection Attempt Delay" of RFC 8305 §5.
-const STAGGER: Duration = Duration::from_millis(250);
-/// Attempts that run at the same time for one connection. A name may have any number of addresses that do not answer.
-const ATTEMPTS: usize = 4;
+/// How long a name that a corporate proxy resolves may take to be found on this machine as well. In a network that
+/// resolves no names of outside, this is what each one costs. Long enough for an answer that is kept to be used when there
+/// is no new one.
+const LOCALLY: Duration = Duration::from_secs(2);
 
-/// Resolves host names. A trait, so that tests can give answers that change or lie.
-pub trait Resolver: Send + Sync + 'static {
-    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
-}
-
-/// The system's resolver, with the machine's hosts file, search order and caching.
-pub struct SystemResolver;
-
-impl Resolver for SystemResolver {
-    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
-        Box::pin(async move {
-            let addresses = tokio::net::lookup_host((host, 0)).await?;
-            Ok(addresses.map(|address| address.ip()).collect())
-        })
-    }
-}
-
-/// Addresses that passed the guard, in the resolver's order; never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Addresses that passed the guard, in the order in which they are tried; never empty. Behind a corporate proxy: the
+/// proxy's.
+#[derive(Debug, Clone)]
 pub struct Checked {
-    addresses: Vec<SocketAddr>,
+    known: Vec<SocketAddr>,
+    /// What the second family of addresses adds, if it had not answered.
+    late: Option<Arc<Late>>,
+    through: Option<Target>,
+    /// While a tunnel lives, its name's answer is kept.
+    _hold: Option<Arc<Known>>,
+}
+
+/// What a corporate proxy connects to.
+#[derive(Debug, Clone)]
+struct Target {
+    host: Host,
+    port: u16,
+}
+
+/// The second answer of a name's look-up. It is checked when it arrives, before any of its addresses is dialled.
+#[derive(Debug)]
+struct Late {
+    rest: Rest,
+    port: u16,
+    /// All that may be dialled now, or why nothing may.
+    checked: OnceLock<Result<Vec<SocketAddr>, Refusal>>,
+}
+
+/// Why an address is not dialled.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    Guard(AddressClass, IpAddr),
+    Loop(SocketAddr),
 }
 
 impl Checked {
+    const fn of(known: Vec<SocketAddr>) -> Self {
+        Self {
+            known,
+            late: None,
+            through: None,
+            _hold: None,
+        }
+    }
+
     pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+        let late = self.late.as_ref().and_then(|late| late.checked.get());
+        match late {
+            Some(Ok(all)) => all,
+            _ => &self.known,
+        }
     }
 }
 
-/// The messages reach the agent, so they name the host's address class but never the address.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    #[error("{0}")]
-    Host(#[from] HostError),
-    #[error("the host is {class}, which this proxy does not connect to")]
-    Guard {
-        class: AddressClass,
-        address: Option<IpAddr>,
-    },
-    #[error("the request would loop back to this proxy")]
-    Loop { address: SocketAddr },
-    #[error("the host name could not be resolved")]
-    Dns { source: Option<io::Error> },
-    #[error("the host refused the connection")]
-    Refused,
-    #[error("the host is unreachable: {source}")]
-    Unreachable { source: io::Error },
-    #[error("{0} took too long")]
-    Timeout(Stage),
-    #[error(transparent)]
-    Full(#[from] Full),
+impl From<Unresolved> for DialError {
+    fn from(why: Unresolved) -> Self {
+        match why {
+            Unresolved::Fault(why) => Self::Dns { why },
+            Unresolved::Late(after) => Self::Timeout(Stage::Resolve(after)),
+            Unresolved::Full(full) => Self::Full(full),
+        }
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    Resolve,
-    Connect,
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Resolve => "resolving the host name",
-            Self::Connect => "connecting to the host",
-        })
+impl From<Refusal> for DialError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Guard(class, address) => Self::Guard {
+                class,
+                address: Some(address),
+            },
+            Refusal::Loop(address) => Self::Loop { address },
+        }
     }
 }
 
@@ -106,6 +120,7 @@ pub struct Room {
     /// The system's resolver blocks a thread for each look-up, and cannot be stopped: slow names must not take all of
     /// them.
     pub lookups: Shares,
+    second_lookups: Shares,
     /// Sockets to sites, kept ones and attempts included.
     pub sites: Shares,
 }
@@ -125,7 +140,15 @@ impl Room {
         let bounds = |all, each, queue_each| Bounds { all, each, queue_each };
         Self {
             lookups: Shares::new(What::Lookups, bounds(lookups, lookups_each, Self::QUEUED_LOOKUPS)),
+            second_lookups: Shares::new(What::Lookups, bounds(lookups, lookups_each, 0)),
             sites: Shares::new(What::Sites, bounds(sites, sites_each, Self::QUEUED_SITES)),
+        }
+    }
+
+    fn places(&self) -> Places {
+        Places {
+            first: self.lookups.clone(),
+            second: self.second_lookups.clone(),
         }
     }
 }
@@ -133,19 +156,20 @@ impl Room {
 /// A connection to a site, and the socket's place among those that are allowed.
 #[derive(Debug)]
 pub struct Dialled {
-    pub stream: TcpStream,
+    pub stream: Stream,
     pub address: SocketAddr,
     pub share: Share,
 }
 
-/// Cheap to clone; clones share the room.
+/// Cheap to clone; clones share the room and what is known of names.
 #[derive(Clone)]
 pub struct Dialer {
-    resolver: Arc<dyn Resolver>,
+    names: Names,
     room: Room,
     /// `upstream.allow_private`: exceptions to the guard, never to the loop check.
     exceptions: Arc<[IpNet]>,
     own: Arc<[SocketAddr]>,
+    proxy: Option<Arc<CorporateProxy>>,
     patience: Patience,
 }
 
@@ -167,12 +191,23 @@ impl Dialer {
         room: Room,
     ) -> Self {
         Self {
-            resolver,
+            names: Names::new(resolver, room.places(), patience.resolve),
             room,
             exceptions: allow_private.into(),
             own: own.into(),
+            proxy: None,
             patience,
         }
+    }
+
+    /// All sites but those that the proxy's `no_proxy` spares are reached through it.
+    pub fn behind(self, proxy: Option<Arc<CorporateProxy>>) -> Self {
+        Self { proxy, ..self }
+    }
+
+    /// Whether this address is one of our own listeners.
+    pub fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.iter().any(|own| reaches(*own, address))
     }
 
     /// Resolves the name once and checks every address. One address that is not allowed rejects the name, since an
@@ -189,48 +224,148 @@ impl Dialer {
                 address: None,
             });
         }
+        match &self.proxy {
+            Some(proxy) if !proxy.spares(&host) => self.resolve_behind(agent, proxy, host, port).await,
+            _ => self.resolve_here(self.patience.resolve, agent, &host, port).await,
+        }
+    }
+
+    async fn resolve_here(
+        &self,
+        patience: Duration,
+        agent: &AgentName,
+        host: &Host,
+        port: u16,
+    ) -> Result<Checked, DialError> {
         let found = match host.ip() {
             Some(address) => vec![address],
             // RFC 6761 §6.3: it is this machine, and no resolver needs to be asked.
             None if host.as_str() == "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            None => self.lookup(agent, &host).await?,
+            None => {
+                let answer = self.names.lookup_within(patience, agent, host).await?;
+                return Ok(Checked {
+                    known: self.admit(&answer.addresses, port)?,
+                    late: answer.rest.map(|rest| {
+                        Arc::new(Late {
+                            rest,
+                            port,
+                            checked: OnceLock::new(),
+                        })
+                    }),
+                    through: None,
+                    _hold: Some(answer.hold),
+                });
+            }
         };
-        let mut addresses: Vec<SocketAddr> = Vec::with_capacity(found.len());
-        let mut refused = None;
-        for address in found {
-            match self.check(address, port) {
-                Ok(address) if !addresses.contains(&address) => addresses.push(address),
-                Ok(_) => {}
-                Err(DialError::Guard { class, address }) => refused = Some(DialError::Guard { class, address }),
-                Err(error) => return Err(error),
-            }
+        Ok(Checked::of(self.admit(&found, port)?))
+    }
+
+    /// What this machine can resolve is guarded: behind the proxy the same names may lead to the same machines. The rest
+    /// is for the proxy to look up and to guard.
+    async fn resolve_behind(
+        &self,
+        agent: &AgentName,
+        proxy: &CorporateProxy,
+        host: Host,
+        port: u16,
+    ) -> Result<Checked, DialError> {
+        let must_be_known = is_local_name(&host);
+        let patience = match must_be_known {
+            true => self.patience.resolve,
+            false => LOCALLY.min(self.patience.resolve),
+        };
+        let is_unanswered = !must_be_known && self.names.waits_since(&host).is_some_and(|since| since >= patience);
+        let here = match is_unanswered {
+            true => Err(DialError::Timeout(Stage::Resolve(patience))),
+            false => self.resolve_here(patience, agent, &host, port).await,
+        };
+        match here {
+            // The proxy's own loopback is not what the agent means.
+            Ok(checked) if checked.known.iter().all(|address| address.ip().is_loopback()) => return Ok(checked),
+            Ok(_) => {}
+            Err(DialError::Dns { .. } | DialError::Timeout(_)) if !must_be_known => {}
+            // Also if the agent's look-ups are used up: it must not be able to have a name go unguarded.
+            Err(refused) => return Err(refused),
         }
-        if let Some(error) = refused {
-            // The operator has allowed one of its addresses, so the name is known to be private: `localhost`, for
-            // instance, is also ::1 on most machines. Only the allowed addresses are dialled.
-            addresses.retain(|address| self.is_exception(address.ip()));
-            if addresses.is_empty() {
-                return Err(error);
-            }
-        }
-        match addresses.is_empty() {
-            true => Err(DialError::Dns { source: None }),
-            false => Ok(Checked { addresses }),
+        let (known, hold) = self.addresses_of(agent, proxy).await?;
+        Ok(Checked {
+            known,
+            late: None,
+            through: Some(Target { host, port }),
+            _hold: hold,
+        })
+    }
+
+    /// The operator has named it, so the guard does not apply, but the loop check does.
+    async fn addresses_of(
+        &self,
+        agent: &AgentName,
+        proxy: &CorporateProxy,
+    ) -> Result<(Vec<SocketAddr>, Option<Arc<Known>>), DialError> {
+        let (found, hold) = match proxy.host().ip() {
+            Some(address) => (vec![address], None),
+            None => match self.names.lookup(agent, proxy.host()).await {
+                Ok(answer) => (answer.addresses, Some(answer.hold)),
+                Err(Unresolved::Fault(why)) => return Err(proxy.unknown(why).into()),
+                Err(other) => return Err(other.into()),
+            },
+        };
+        let of = |address: IpAddr| SocketAddr::new(address.to_canonical(), proxy.port());
+        let known: Vec<SocketAddr> = found.into_iter().map(of).collect();
+        match known.iter().find(|address| self.is_own(**address)) {
+            Some(address) => Err(DialError::Loop { address: *address }),
+            None => Ok((known, hold)),
         }
     }
 
-    /// Connects to one of the checked addresses (RFC 8305): families alternate, each attempt gets 250 ms before the
-    /// next one starts in parallel, and the first to connect wins.
+    /// Connects to one of the checked addresses (RFC 8305): families alternate, each attempt gets a moment before the
+    /// next one starts in parallel, and the first to connect wins. What arrives late of the name's addresses is checked
+    /// and then tried as well; if the name turns out to be one that is not allowed, there is no connection.
     pub async fn connect(&self, agent: &AgentName, checked: &Checked) -> Result<Dialled, DialError> {
-        let late = Instant::now() + self.patience.connect;
-        let share = match timeout_at(late, self.room.sites.wait(agent)).await {
+        let patience = self.patience.connect;
+        let end = Instant::now() + patience;
+        let share = match timeout_at(end, self.room.sites.wait(agent)).await {
             Ok(share) => share?,
             Err(_) => return Err(self.room.sites.why_full(agent).into()),
         };
-        let attempts = race(alternate(&checked.addresses), STAGGER, share, &self.room.sites);
-        timeout_at(late, attempts)
+        let late = checked.late.as_deref();
+        if let Some(all) = late.and_then(|late| late.rest.now()) {
+            self.complete(checked, &all)?;
+        }
+        let known = checked.addresses();
+        let later = async {
+            match late {
+                Some(late) if late.checked.get().is_none() => {
+                    let all = late.rest.clone().all().await;
+                    let all = self.complete(checked, &all)?;
+                    Ok(all.iter().filter(|address| !known.contains(address)).copied().collect())
+                }
+                _ => Ok(Vec::new()),
+            }
+        };
+        let pace = Pace::of(known.len(), patience);
+        let attempts = race(alternate(known), later, pace, share, &self.room.sites);
+        let won = timeout_at(end, attempts)
             .await
-            .unwrap_or(Err(DialError::Timeout(Stage::Connect)))
+            .unwrap_or(Err(DialError::Timeout(Stage::Connect(patience))));
+        let (Some(target), Some(proxy)) = (&checked.through, &self.proxy) else {
+            let won = won?;
+            return Ok(Dialled {
+                stream: Stream::Tcp(won.stream),
+                address: won.address,
+                share: won.share,
+            });
+        };
+        let won = won.map_err(|error| error.at_proxy(proxy))?;
+        let tunnel = proxy.tunnel(won.stream, &target.host, target.port);
+        let stream = timeout_at(end, tunnel)
+            .await
+            .unwrap_or_else(|_| Err(proxy.too_slow(patience)))?;
+        Ok(Dialled {
+            stream,
+            address: won.address,
+            share: won.share,
+        })
     }
 
     /// Sockets to sites.
@@ -238,51 +373,67 @@ impl Dialer {
         &self.room.sites
     }
 
-    async fn lookup(&self, agent: &AgentName, host: &Host) -> Result<Vec<IpAddr>, DialError> {
-        let late = Instant::now() + self.patience.resolve;
-        // A caller that stops waiting before its turn leaves the queue, and nothing is asked for it.
-        let share = match timeout_at(late, self.room.lookups.wait(agent)).await {
-            Ok(share) => share?,
-            Err(_) => return Err(self.room.lookups.why_full(agent).into()),
+    /// The second family has answered: `all` are the addresses of both.
+    fn complete<'a>(&self, checked: &'a Checked, all: &[IpAddr]) -> Result<&'a [SocketAddr], DialError> {
+        let Some(late) = &checked.late else {
+            return Ok(&checked.known);
         };
-        let (resolver, host) = (self.resolver.clone(), host.to_string());
-        // In its own task: when we stop waiting, the blocked thread lives on, and counts as long as it does.
-        let answer = tokio::spawn(async move {
-            let _share = share;
-            resolver.lookup(host).await
-        });
-        match timeout_at(late, answer).await {
-            Err(_) => Err(DialError::Timeout(Stage::Resolve)),
-            Ok(Err(died)) => Err(DialError::Dns {
-                source: Some(io::Error::other(died)),
-            }),
-            Ok(Ok(Err(source))) => Err(DialError::Dns { source: Some(source) }),
-            Ok(Ok(Ok(addresses))) => Ok(addresses),
+        let outcome = late.checked.get_or_init(|| self.admit(all, late.port));
+        match outcome {
+            Ok(all) => Ok(all),
+            Err(refusal) => Err((*refusal).into()),
         }
+    }
+
+    /// All of them, or those of `allow_private`, or none.
+    fn admit(&self, found: &[IpAddr], port: u16) -> Result<Vec<SocketAddr>, Refusal> {
+        let mut addresses: Vec<SocketAddr> = Vec::with_capacity(found.len());
+        let mut refused = None;
+        for address in found {
+            match self.check(*address, port) {
+                Ok(address) if !addresses.contains(&address) => addresses.push(address),
+                Ok(_) => {}
+                Err(refusal @ Refusal::Guard(..)) => refused = Some(refusal),
+                Err(refusal @ Refusal::Loop(_)) => return Err(refusal),
+            }
+        }
+        if let Some(refusal) = refused {
+            // The operator has allowed one of its addresses, so the name is known to be private: `localhost`, for
+            // instance, is also ::1 on most machines. Only the allowed addresses are dialled.
+            addresses.retain(|address| self.is_exception(address.ip()));
+            if addresses.is_empty() {
+                return Err(refusal);
+            }
+        }
+        Ok(addresses)
     }
 
     fn is_exception(&self, address: IpAddr) -> bool {
         self.exceptions.iter().any(|net| net.contains(&address))
     }
 
-    fn check(&self, address: IpAddr, port: u16) -> Result<SocketAddr, DialError> {
+    fn check(&self, address: IpAddr, port: u16) -> Result<SocketAddr, Refusal> {
         // ::ffff:a.b.c.d is dialled as the IPv4 address it stands for.
         let address = address.to_canonical();
         let target = SocketAddr::new(address, port);
-        if self.own.iter().any(|own| reaches(*own, target)) {
-            return Err(DialError::Loop { address: target });
+        let comes_back = |address| self.is_own(SocketAddr::new(address, port));
+        if comes_back(address) || embedded(address).into_iter().any(|inner| comes_back(inner.into())) {
+            return Err(Refusal::Loop(target));
         }
         if self.is_exception(address) {
             return Ok(target);
         }
         match classify(address) {
             AddressClass::Global => Ok(target),
-            class => Err(DialError::Guard {
-                class,
-                address: Some(address),
-            }),
+            class => Err(Refusal::Guard(class, address)),
         }
     }
+}
+
+/// Names that only this machine, or its own network, can mean.
+fn is_local_name(host: &Host) -> bool {
+    let name = host.as_str();
+    host.ip().is_some() || !name.contains('.') || name.ends_with(".localhost") || name.ends_with(".local")
 }
 
 /// Whether a connection to `target` would be accepted by a listener bound to `own`.
@@ -301,89 +452,6 @@ fn reaches(own: SocketAddr, target: SocketAddr) -> bool {
 /// interfaces and an equal port.
 fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
-}
-
-/// Alternates the families, starting with the one that the resolver put first (RFC 6724 order).
-fn alternate(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut preferred, mut other): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) = addresses
-        .iter()
-        .copied()
-        .partition(|address| address.is_ipv6() == first_is_v6);
-    let mut order = VecDeque::with_capacity(addresses.len());
-    while !(preferred.is_empty() && other.is_empty()) {
-        order.extend(preferred.pop_front());
-        order.extend(other.pop_front());
-    }
-    order
-}
-
-/// The first attempt uses `share`; a parallel one needs its own, and waits for the end of another if there is none.
-async fn race(
-    mut waiting: VecDeque<SocketAddr>,
-    stagger: Duration,
-    share: Share,
-    sites: &Shares,
-) -> Result<Dialled, DialError> {
-    let agent = share.agent().clone();
-    let mut spare = vec![share];
-    // Dropping the set cancels the attempts that lost.
-    let mut attempts = JoinSet::new();
-    let mut last_error = DialError::Dns { source: None };
-    loop {
-        if attempts.len() < ATTEMPTS && !waiting.is_empty() {
-            spare.extend(if spare.is_empty() {
-                sites.take(&agent, 1).ok()
-            } else {
-                None
-            });
-            if let Some(share) = spare.pop()
-                && let Some(address) = waiting.pop_front()
-            {
-                attempts.spawn(async move { (attempt(address).await, address, share) });
-            }
-        }
-        if attempts.is_empty() {
-            return Err(last_error);
-        }
-        let next = Instant::now() + stagger;
-        loop {
-            let outcome = tokio::select! {
-                biased;
-                Some(outcome) = attempts.join_next() => outcome,
-                () = sleep_until(next), if !waiting.is_empty() => break,
-                else => break,
-            };
-            match outcome {
-                Ok((Ok(stream), address, share)) => return Ok(Dialled { stream, address, share }),
-                Ok((Err(error), _, share)) => {
-                    last_error = DialError::of_connect(error);
-                    spare.push(share);
-                }
-                Err(died) => last_error = DialError::of_connect(io::Error::other(died)),
-            }
-            if !waiting.is_empty() {
-                break;
-            }
-        }
-    }
-}
-
-async fn attempt(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    // Without it small writes wait 40 ms for an acknowledgement.
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-impl DialError {
-    fn of_connect(source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::ConnectionRefused => Self::Refused,
-            io::ErrorKind::TimedOut => Self::Timeout(Stage::Connect),
-            _ => Self::Unreachable { source },
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@
 //! # Main types
 //!
 //! * [`dial::Dialer`] and [`dial::Checked`]: name resolution with the private-address guard and the loop check.
+//! * [`corporate::CorporateProxy`]: the proxy of the operator's network, behind which sites and services are reached.
+//! * [`socket`]: the options of every TCP socket.
 //! * [`upstream::Upstreams`] and [`upstream::Lane`]: pooled connections to sites, per agent and origin. `Lane::send`
 //!   carries a plain request, `Lane::send_paid` one with a credential.
 //! * [`body::BufferedBody`], [`body::RequestBody`], [`body::Relay`], [`body::AnswerBody`]: bodies in both directions.
@@ -57,11 +59,15 @@
 )]
 
 pub mod body;
+pub mod corporate;
 pub mod dial;
+mod fault;
 pub mod idle;
+mod names;
 pub mod oauth;
 pub mod post;
 pub mod shares;
+pub mod socket;
 pub mod timeouts;
 pub mod tls;
 pub mod upstream;

@@ -1,5 +1,5 @@
 //! One request to a URL that the operator has configured in bursar.toml: a node, a webhook, Stripe. The private-address
-//! guard does not apply to it.
+//! guard does not apply to it. Behind a corporate proxy it goes through that ([`crate::corporate`]).
 //!
 //! Callers that must know what became of a failed request use the two steps separately: until [`connect`] has returned,
 //! nothing has been sent.
@@ -18,6 +18,10 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use bursar_core::host::Host;
+
+use crate::dial::Stream;
+use crate::socket;
 use crate::tls::AlpnOffer;
 use crate::tls::upstream::UpstreamTls;
 
@@ -63,8 +67,7 @@ pub async fn connect(url: &Uri, tls: &UpstreamTls) -> Result<Line, Failure> {
     let host = url.host().unwrap_or_default();
     let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((bare, port)).await?;
-    stream.set_nodelay(true)?;
+    let stream = dial(bare, port, tls).await?;
     let host = HeaderValue::try_from(host_and_port(url))?;
     let sender = if secure {
         let name = ServerName::try_from(bare.to_owned())?;
@@ -74,6 +77,20 @@ pub async fn connect(url: &Uri, tls: &UpstreamTls) -> Result<Line, Failure> {
         handshake(stream).await?
     };
     Ok(Line { sender, host })
+}
+
+async fn dial(host: &str, port: u16, tls: &UpstreamTls) -> Result<Stream, Failure> {
+    if let Some(proxy) = tls.proxy()
+        && !is_this_machine(host)
+    {
+        let host = Host::parse(host)?;
+        if !proxy.spares(&host) {
+            return Ok(proxy.connect(&host, port).await?);
+        }
+    }
+    let stream = TcpStream::connect((host, port)).await?;
+    socket::prepare(&stream)?;
+    Ok(Stream::Tcp(stream))
 }
 
 /// The value for `Host`, without user information, path and query, where services put their keys.

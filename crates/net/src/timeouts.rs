@@ -5,11 +5,12 @@ use std::time::Duration;
 /// `[timeouts]`: how long each step may take (R35).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// The agent's TLS ClientHello, after CONNECT.
+    /// The agent's TLS ClientHello, from its first byte. A tunnel may be opened long before it is used.
     pub hello: Duration,
     /// The complete head of an agent's request.
     pub head: Duration,
-    /// Name resolution.
+    /// Name resolution. glibc gives a name server 5 s, asks up to three in turn, and all of them twice (resolv.conf(5)):
+    /// what it can still find must not be given up before.
     pub dns: Duration,
     /// The TCP connection, all attempts together.
     pub dial: Duration,
@@ -31,7 +32,7 @@ impl Default for Timeouts {
         Self {
             hello: seconds(10),
             head: seconds(10),
-            dns: seconds(5),
+            dns: seconds(30),
             dial: seconds(10),
             tls: seconds(10),
             response_head: seconds(300),

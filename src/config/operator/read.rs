@@ -9,6 +9,7 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::capacity::capacity;
+use super::corporate::corporate;
 use super::{
     AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Log, Proxy, RpcUrl, SharedStore, Store,
     Stripe, StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
@@ -149,6 +150,7 @@ fn upstream(mut section: Section<'_>, dir: &Path) -> Upstream {
         system_roots: section.take("system_roots").and_then(|e| e.boolean()).unwrap_or(false),
         allow_private: private.iter().filter_map(addresses).collect(),
         allow_http_payments: http.iter().filter_map(host).collect(),
+        proxy: corporate(&mut section),
     };
     section.close(&[("allow_http_hosts", "The key is `allow_http_payments`.")]);
     upstream

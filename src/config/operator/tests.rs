@@ -115,6 +115,41 @@ upload_memory_mib = 8
 }
 
 #[test]
+fn a_corporate_proxy_has_its_password_elsewhere() {
+    let config = config(
+        "[upstream]\nproxy = \"socks5h://proxy.example:1080\"\nproxy_user = \"me\"\nproxy_password = \"file:pw\"\n\
+         no_proxy = [\".corp.example\", \"10.0.0.0/8\"]",
+    );
+    assert_eq!(config.secrets().collect::<Vec<_>>(), [&SecretSource::File("pw".into())]);
+    let proxy = config.upstream.proxy.unwrap();
+    assert_eq!(
+        proxy.address,
+        bursar_net::corporate::ProxyAddress::parse("socks5h://proxy.example:1080").unwrap()
+    );
+    assert_eq!(proxy.login.unwrap().user, "me");
+    for (host, spared) in [("a.corp.example", true), ("10.1.1.1", true), ("proxy.example", false)] {
+        assert_eq!(proxy.no_proxy.covers(&Host::parse(host).unwrap()), spared, "{host}");
+    }
+    rejects(
+        "[upstream]\nproxy = \"http://me:secret@proxy.example:3128\"",
+        "a user name or password",
+    );
+    rejects("[upstream]\nproxy = \"http://proxy.example\"", "has no port");
+    rejects("[upstream]\nproxy = \"proxy.example:3128\"", "has no scheme");
+    rejects("[upstream]\nno_proxy = [\"a.example\"]", "there is no upstream.proxy");
+    let proxy = "[upstream]\nproxy = \"http://proxy.example:3128\"\n";
+    rejects(&format!("{proxy}proxy_user = \"me\""), "proxy_user is set alone");
+    rejects(
+        &format!("{proxy}proxy_user = \"me\"\nproxy_password = \"hunter2\""),
+        "where the secret is kept",
+    );
+    rejects(
+        &format!("{proxy}no_proxy = [\"http://a.example\"]"),
+        "neither a host name nor a range",
+    );
+}
+
+#[test]
 fn a_keystore_needs_its_password_and_nothing_else_does() {
     let keystore = config("[wallet.evm]\nkey = \"keystore:w.json\"\npassword = \"file:pw\"");
     assert_eq!(

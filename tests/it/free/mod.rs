@@ -5,6 +5,8 @@ mod drain;
 mod guard;
 mod kept;
 mod listener;
+mod networks;
+mod networks_names;
 mod passthrough;
 mod readings;
 mod smuggling;

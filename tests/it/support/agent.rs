@@ -139,6 +139,16 @@ impl Agent {
         alpn: &[&str],
     ) -> std::io::Result<TlsStream<TcpStream>> {
         let tunnel = self.tunnel(&format!("localhost:{}", site.port())).await;
+        self.tls_over(tunnel, name, alpn).await
+    }
+
+    /// TLS with the site that a tunnel leads to.
+    pub(crate) async fn tls_over(
+        &self,
+        tunnel: TcpStream,
+        name: &str,
+        alpn: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(client_config(&self.ca, alpn)))
             .connect(name, tunnel)

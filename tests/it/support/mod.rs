@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod bkey;
 pub(crate) mod bursar;
 pub(crate) mod buyer;
+pub(crate) mod corporate;
 pub(crate) mod faults;
 pub(crate) mod lab;
 pub(crate) mod mpp;

@@ -1,8 +1,9 @@
 //! Classifies IP addresses. Only global ones are dialled without an exception in `upstream.allow_private`.
 //!
 //! From the IANA special-purpose registries (RFC 6890 and its successors). For IPv6 the rule is inverted: everything
-//! outside global unicast (2000::/3) is rejected without listing every block. Transition formats that carry an IPv4
-//! address are always rejected, since what they reach depends on a gateway we do not know.
+//! outside global unicast (2000::/3) is rejected without listing every block. An address of DNS64, which is all that a
+//! machine without IPv4 gets for most sites, is judged by the IPv4 address in it. Other transition formats are always
+//! rejected, since what they reach depends on a gateway we do not know.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,7 +20,7 @@ pub enum AddressClass {
     Benchmark,
     Multicast,
     Reserved,
-    /// 6to4, Teredo, NAT64, IPv4-compatible and -translated: IPv6 spellings of an IPv4 address.
+    /// 6to4, Teredo, IPv4-compatible and -translated: IPv6 spellings of an IPv4 address.
     Transition,
     /// A name such as `127.1` that some resolvers read as an IPv4 address.
     Disguised,
@@ -71,12 +72,16 @@ fn classify_v4(address: Ipv4Addr) -> AddressClass {
 
 fn classify_v6(address: Ipv6Addr) -> AddressClass {
     use AddressClass::*;
+    let inner = embedded(address.into());
+    if !inner.is_empty() {
+        let classes = inner.into_iter().map(classify_v4);
+        return classes.into_iter().find(|class| *class != Global).unwrap_or(Global);
+    }
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => Unspecified,
         [0, 0, 0, 0, 0, 0, 0, 1] => Loopback,
-        // IPv4-compatible (RFC 4291), IPv4-translated (RFC 2765), NAT64 well-known (RFC 6052) and local (RFC 8215).
+        // IPv4-compatible (RFC 4291), IPv4-translated (RFC 2765).
         [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => Transition,
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => Transition,
         // Teredo (RFC 4380), 6to4 (RFC 3056).
         [0x2001, 0, ..] | [0x2002, ..] => Transition,
         [0xfc00..=0xfdff, ..] => Private,
@@ -90,6 +95,33 @@ fn classify_v6(address: Ipv6Addr) -> AddressClass {
         [0x2001, 0..=0x01ff, ..] => Reserved,
         [0x2000..=0x3fff, ..] => Global,
         _ => Reserved,
+    }
+}
+
+/// The IPv4 addresses that a NAT64 gateway may read in an address of DNS64. Under the well-known prefix `64:ff9b::/96`
+/// there is one. Under `64:ff9b:1::/48` (RFC 8215) the network chooses the length of its prefix; each one that fits
+/// the address, by the zeros of RFC 6052 §2.2, may be meant.
+pub(crate) fn embedded(address: IpAddr) -> Vec<Ipv4Addr> {
+    let IpAddr::V6(address) = address else {
+        return Vec::new();
+    };
+    let octets = address.octets();
+    let read = |at: [usize; 4]| Ipv4Addr::from(at.map(|at| octets[at]));
+    let last = read([12, 13, 14, 15]);
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => vec![last],
+        [0x64, 0xff9b, 1, ..] => {
+            let is_zero = |from: usize| octets[from..].iter().all(|octet| *octet == 0);
+            // Octet 8 is zero in all but the longest.
+            let shorter = [([6, 7, 9, 10], 11), ([7, 9, 10, 11], 12), ([9, 10, 11, 12], 13)];
+            let fitting = shorter.into_iter().filter(|(_, rest)| octets[8] == 0 && is_zero(*rest));
+            let mut all: Vec<Ipv4Addr> = fitting.map(|(at, _)| read(at)).collect();
+            if !last.is_unspecified() || all.is_empty() {
+                all.push(last);
+            }
+            all
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -152,9 +184,24 @@ mod tests {
             ("::ffff:10.0.0.1", Private),
             ("::ffff:8.8.8.8", Global),
             ("::ffff:0:127.0.0.1", Transition),
-            ("64:ff9b::127.0.0.1", Transition),
-            ("64:ff9b::8.8.8.8", Transition),
-            ("64:ff9b:1::1", Transition),
+            ("64:ff9b::8.8.8.8", Global),
+            ("64:ff9b::127.0.0.1", Loopback),
+            ("64:ff9b::10.0.0.1", Private),
+            ("64:ff9b::169.254.169.254", LinkLocal),
+            ("64:ff9b::100.64.0.1", CarrierNat),
+            ("64:ff9b::", Unspecified),
+            ("64:ff9b:0:0:0:1::1", Reserved),
+            // Prefixes of 96, 64, 56 and 48 bits under the local-use one.
+            ("64:ff9b:1:fffe::8.8.8.8", Global),
+            ("64:ff9b:1:fffe::10.0.0.1", Private),
+            ("64:ff9b:1::169.254.169.254", LinkLocal),
+            ("64:ff9b:1:2:8:808:800::", Global),
+            ("64:ff9b:1:2:a:0:100::", Private),
+            ("64:ff9b:1:808:8:800::", Global),
+            ("64:ff9b:1:a00:0:100::", Private),
+            ("64:ff9b:1:a9fe:a9:fe00::", LinkLocal),
+            ("64:ff9b:1::1", Unspecified),
+            ("64:ff9b:2::8.8.8.8", Reserved),
             ("100::1", Reserved),
             ("2001::1", Transition),
             ("2001:2::1", Benchmark),

@@ -1,21 +1,28 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::future::ready;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::race::ATTEMPTS;
 use super::*;
+
+use crate::shares::Full;
 
 const PATIENCE: Patience = Patience {
     resolve: Duration::from_secs(5),
     connect: Duration::from_secs(10),
 };
 
-/// Answers by name, one list per lookup; the last list is repeated.
+/// Answers by name, one list per look-up; the last list is repeated. Both families are taken from one list.
 #[derive(Default)]
 struct Script {
     answers: Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>,
+    now: Mutex<HashMap<String, Vec<IpAddr>>>,
     asked: AtomicUsize,
 }
 
@@ -29,21 +36,40 @@ impl Script {
         });
         Arc::new(Self {
             answers: Mutex::new(answers.collect()),
-            asked: AtomicUsize::new(0),
+            ..Self::default()
         })
+    }
+
+    fn turn(&self, host: &str) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut answers = self.answers.lock().unwrap();
+        let Some(lists) = answers.get_mut(host) else { return };
+        let list = match lists.len() {
+            1 => lists[0].clone(),
+            _ => lists.pop_front().unwrap(),
+        };
+        self.now.lock().unwrap().insert(host.to_owned(), list);
     }
 }
 
 impl Resolver for Script {
-    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        let mut answers = self.answers.lock().unwrap();
-        let answer = match answers.get_mut(&host) {
-            None => Err(io::ErrorKind::NotFound.into()),
-            Some(lists) if lists.len() > 1 => Ok(lists.pop_front().unwrap()),
-            Some(lists) => Ok(lists[0].clone()),
+    fn lookup(&self, host: String, family: Family) -> Looking {
+        if family == Family::V4 {
+            self.turn(&host);
+        }
+        let now = self.now.lock().unwrap();
+        let answer = match now.get(&host) {
+            None => Err(NameFault::Unknown),
+            Some(list) => {
+                let own = list.iter().filter(|a| a.is_ipv6() == (family == Family::V6));
+                let own: Vec<IpAddr> = own.copied().collect();
+                match own.is_empty() {
+                    true => Err(NameFault::NoAddress),
+                    false => Ok(own),
+                }
+            }
         };
-        Box::pin(async move { answer })
+        Box::pin(ready(answer))
     }
 }
 
@@ -89,7 +115,8 @@ async fn one_bad_address_refuses_the_name() {
     let expected: Vec<SocketAddr> = ["8.8.8.8:443", "[2606:4700::1111]:443"]
         .map(|a| a.parse().unwrap())
         .into();
-    assert_eq!(good.addresses(), expected);
+    assert_eq!(good.addresses().len(), 2);
+    assert!(expected.iter().all(|address| good.addresses().contains(address)));
     assert_eq!(
         class_of(dialer.resolve(&research(), "mixed.example", 443).await),
         AddressClass::Private
@@ -100,11 +127,15 @@ async fn one_bad_address_refuses_the_name() {
     );
     assert!(matches!(
         dialer.resolve(&research(), "empty.example", 443).await,
-        Err(DialError::Dns { source: None })
+        Err(DialError::Dns {
+            why: NameFault::NoAddress
+        })
     ));
     assert!(matches!(
         dialer.resolve(&research(), "none.example", 443).await,
-        Err(DialError::Dns { source: Some(_) })
+        Err(DialError::Dns {
+            why: NameFault::Unknown
+        })
     ));
 }
 
@@ -118,7 +149,7 @@ async fn spellings_of_this_machine_never_reach_the_resolver() {
         ("[::ffff:7f00:1]", AddressClass::Loopback),
         ("0.0.0.0", AddressClass::Unspecified),
         ("169.254.169.254", AddressClass::LinkLocal),
-        ("[64:ff9b::7f00:1]", AddressClass::Transition),
+        ("[64:ff9b::7f00:1]", AddressClass::Loopback),
         ("127.1", AddressClass::Disguised),
         ("0x7f.1", AddressClass::Disguised),
         ("0X7F000001", AddressClass::Disguised),
@@ -221,9 +252,11 @@ async fn what_was_checked_stays_pinned_when_the_name_moves() {
     for _ in 0..2 {
         let Dialled { stream, address, .. } = dialer.connect(&research(), &checked).await.unwrap();
         assert_eq!(address, listener.local_addr().unwrap());
-        assert!(stream.nodelay().unwrap());
+        assert!(stream.socket().nodelay().unwrap());
     }
     assert_eq!(script.asked.load(Ordering::SeqCst), 1);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
     assert_eq!(
         class_of(dialer.resolve(&research(), "rebind.test", port).await),
         AddressClass::Private
@@ -250,25 +283,43 @@ async fn the_next_address_is_tried_when_one_refuses() {
     ));
 }
 
-#[tokio::test]
-async fn a_silent_address_does_not_hold_up_the_next() {
+/// A listener on another loopback address that accepts nothing: Linux drops further SYNs once its queue is full. What
+/// keeps it full is returned with it.
+async fn silent(host: &str) -> (SocketAddr, tokio::net::TcpListener, Vec<TcpStream>) {
     let full = tokio::net::TcpSocket::new_v4().unwrap();
-    full.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    full.bind(format!("{host}:0").parse().unwrap()).unwrap();
     let full = full.listen(1).unwrap();
     let silent = full.local_addr().unwrap();
-    // Linux drops further SYNs once the queue of a listener that never accepts is full.
     let mut queued = Vec::new();
     while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect(silent)).await {
         queued.push(stream.unwrap());
         assert!(queued.len() < 64, "the queue never fills");
     }
+    (silent, full, queued)
+}
+
+fn pace(stagger: u64) -> Pace {
+    Pace {
+        stagger: Duration::from_millis(stagger),
+        each: PATIENCE.connect,
+    }
+}
+
+fn no_more() -> std::future::Ready<Result<Vec<SocketAddr>, DialError>> {
+    ready(Ok(Vec::new()))
+}
+
+#[tokio::test]
+async fn a_silent_address_does_not_hold_up_the_next() {
+    let (silent, _full, _queued) = silent("127.0.0.2").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let good = listener.local_addr().unwrap();
     let sites = Room::new(1, 1, 8, 8).sites;
     let share = || sites.take(&research(), 1).unwrap();
-    let stagger = Duration::from_millis(10);
-    let dialled = race([silent, good].into(), stagger, share(), &sites).await.unwrap();
-    assert_eq!(dialled.address, good);
+    let won = race([silent, good].into(), no_more(), pace(10), share(), &sites)
+        .await
+        .unwrap();
+    assert_eq!(won.address, good);
     // The attempt that lost gives its share back.
     comes_to(&sites, 1).await;
 
@@ -276,23 +327,160 @@ async fn a_silent_address_does_not_hold_up_the_next() {
     for (free, most) in [(7, ATTEMPTS), (2, 2)] {
         comes_to(&sites, 1).await;
         let others: Vec<_> = (free..7).map(|_| share()).collect();
-        let mut trying = std::pin::pin!(race([silent; 20].into(), Duration::from_millis(1), share(), &sites));
+        let racing = race([silent; 20].into(), no_more(), pace(1), share(), &sites);
+        let mut trying = std::pin::pin!(racing);
         let tried = timeout(Duration::from_millis(100), &mut trying).await;
         assert!(tried.is_err(), "{tried:?}");
         assert_eq!(sites.used(), 1 + others.len() + most);
     }
-    drop(dialled);
+    drop(won);
     comes_to(&sites, 0).await;
 
     let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new(), PATIENCE, Room::default());
     dialer.patience.connect = Duration::from_millis(20);
-    let checked = Checked {
-        addresses: vec![silent],
-    };
     assert!(matches!(
-        dialer.connect(&research(), &checked).await,
-        Err(DialError::Timeout(Stage::Connect))
+        dialer.connect(&research(), &Checked::of(vec![silent])).await,
+        Err(DialError::Timeout(Stage::Connect(_)))
     ));
+}
+
+/// Three addresses of the first family swallow everything, and the second family's works: as quick as curl, which waits
+/// for 200 ms.
+#[tokio::test]
+async fn behind_a_family_that_is_swallowed_the_other_one_is_reached_after_one_stagger() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good = listener.local_addr().unwrap();
+    let (silent, _full, _queued) = silent("127.0.0.4").await;
+    let dialer = dialer(&Script::of(&[]), &["127.0.0.0/8"]);
+    // As `alternate` orders [v6, v6, v6, v4]; `families_take_turns` has the order.
+    let began = std::time::Instant::now();
+    let won = dialer
+        .connect(&research(), &Checked::of(vec![silent, good, silent, silent]))
+        .await
+        .unwrap();
+    assert_eq!(won.address, good);
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(200) && took < Duration::from_secs(2),
+        "{took:?}"
+    );
+}
+
+/// More silent addresses than there may be attempts: each has its part of the time, and the last one is reached.
+#[tokio::test]
+async fn the_last_of_many_addresses_is_reached() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good = listener.local_addr().unwrap();
+    let (silent, _full, _queued) = silent("127.0.0.5").await;
+    let sites = Room::default().sites;
+    let mut list = vec![silent; 2 * ATTEMPTS];
+    list.push(good);
+    let pace = Pace {
+        stagger: Duration::from_millis(5),
+        each: Duration::from_millis(100),
+    };
+    let share = sites.take(&research(), 1).unwrap();
+    let won = race(list.into(), no_more(), pace, share, &sites).await.unwrap();
+    assert_eq!(won.address, good);
+    assert_eq!(Pace::of(4, Duration::from_secs(10)).each, Duration::from_secs(10));
+    assert_eq!(Pace::of(9, Duration::from_secs(9)).each, Duration::from_secs(3));
+    assert_eq!(Pace::of(1000, Duration::from_secs(10)).each, Duration::from_secs(2));
+    assert_eq!(Pace::of(1000, Duration::from_secs(1)).each, Duration::from_secs(1));
+}
+
+/// The first family is answered at once, the second one when the test says so.
+struct Halves {
+    first: Vec<IpAddr>,
+    second: Mutex<Option<oneshot::Receiver<Vec<IpAddr>>>>,
+}
+
+impl Halves {
+    fn of(first: &str) -> (Arc<Self>, oneshot::Sender<Vec<IpAddr>>) {
+        let (sender, second) = oneshot::channel();
+        let halves = Self {
+            first: vec![first.parse().unwrap()],
+            second: Mutex::new(Some(second)),
+        };
+        (Arc::new(halves), sender)
+    }
+}
+
+impl Resolver for Halves {
+    fn lookup(&self, _: String, family: Family) -> Looking {
+        match family {
+            Family::V4 => Box::pin(ready(Ok(self.first.clone()))),
+            Family::V6 => {
+                let second = self.second.lock().unwrap().take().unwrap();
+                Box::pin(async { second.await.map_err(|_| NameFault::Failed) })
+            }
+        }
+    }
+}
+
+/// "As far as it is known": the public address may be dialled until the private one arrives; from then on, none.
+#[tokio::test]
+async fn a_private_address_that_comes_late_refuses_the_name_from_then_on() {
+    let (halves, sender) = Halves::of("8.8.8.8");
+    let dialer = Dialer::new(halves, Vec::new(), Vec::new(), PATIENCE, Room::default());
+    let checked = dialer.resolve(&research(), "late.example", 443).await.unwrap();
+    assert_eq!(checked.addresses(), ["8.8.8.8:443".parse().unwrap()]);
+    sender.send(vec!["fd00::1".parse().unwrap()]).unwrap();
+    let refused = async {
+        while dialer.resolve(&research(), "late.example", 443).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        dialer.resolve(&agent("other"), "late.example", 443).await
+    };
+    assert_eq!(class_of(refused.await), AddressClass::Private);
+    // The addresses that were checked before are no exception, and are not dialled.
+    let outcome = dialer.connect(&research(), &checked).await;
+    assert!(
+        matches!(&outcome, Err(DialError::Guard { class, .. }) if *class == AddressClass::Private),
+        "{outcome:?}"
+    );
+    assert_eq!(dialer.room.sites.used(), 0);
+}
+
+/// The same while an attempt is under way.
+#[tokio::test]
+async fn what_comes_late_and_is_refused_ends_the_race() {
+    let (silent, _full, _queued) = silent("127.0.0.6").await;
+    let sites = Room::default().sites;
+    let (sender, receiver) = oneshot::channel();
+    let later = async { Err(receiver.await.unwrap()) };
+    let share = sites.take(&research(), 1).unwrap();
+    let racing = race([silent].into(), later, pace(10), share, &sites);
+    let (outcome, ()) = tokio::join!(racing, async {
+        tokio::task::yield_now().await;
+        sender
+            .send(Refusal::Guard(AddressClass::Private, "10.0.0.1".parse().unwrap()).into())
+            .unwrap();
+    });
+    assert!(matches!(outcome, Err(DialError::Guard { .. })), "{outcome:?}");
+    comes_to(&sites, 0).await;
+}
+
+#[tokio::test]
+async fn an_address_that_comes_late_is_checked_and_tried() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Nothing listens on the first one.
+    let (halves, sender) = Halves::of("127.0.0.2");
+    let dialer = Dialer::new(halves, nets(&["127.0.0.0/8"]), Vec::new(), PATIENCE, Room::default());
+    let checked = dialer.resolve(&research(), "late.test", port).await.unwrap();
+    assert_eq!(checked.addresses().len(), 1);
+    let who = research();
+    let (won, ()) = tokio::join!(dialer.connect(&who, &checked), async {
+        // Given back with the refused attempt, or still in it; either way the late one is waited for.
+        tokio::task::yield_now().await;
+        sender.send(vec!["127.0.0.1".parse().unwrap()]).unwrap();
+    });
+    let won = won.unwrap();
+    assert_eq!(won.address, listener.local_addr().unwrap());
+    assert!(
+        checked.addresses().contains(&won.address),
+        "a replay may use the connection"
+    );
 }
 
 /// A task that is aborted ends when the runtime gets to it.
@@ -310,7 +498,7 @@ async fn comes_to(shares: &Shares, used: usize) {
 struct Silent;
 
 impl Resolver for Silent {
-    fn lookup(&self, _: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+    fn lookup(&self, _: String, _: Family) -> Looking {
         Box::pin(std::future::pending())
     }
 }
@@ -335,7 +523,10 @@ impl Slow {
 }
 
 impl Resolver for Slow {
-    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+    fn lookup(&self, host: String, family: Family) -> Looking {
+        if family == Family::V6 {
+            return Box::pin(ready(Err(NameFault::NoAddress)));
+        }
         self.asked.fetch_add(1, Ordering::SeqCst);
         let go_on = self.go_on.clone();
         Box::pin(async move {
@@ -399,7 +590,7 @@ async fn slow_names_of_one_agent_do_not_delay_another() {
     while let Some(outcome) = bad.join_next().await {
         assert!(matches!(
             outcome.unwrap(),
-            Err(DialError::Timeout(Stage::Resolve) | DialError::Full(_))
+            Err(DialError::Timeout(Stage::Resolve(_)) | DialError::Full(_))
         ));
     }
     assert_eq!(began.elapsed(), PATIENCE.resolve);
@@ -419,7 +610,9 @@ async fn a_look_up_that_nobody_waits_for_is_never_asked() {
     while bad.join_next().await.is_some() {}
     assert_eq!(dialer.room.lookups.waiting(), 0, "they have left the queue");
     // The threads come back, and go to the callers that still wait.
-    let mut late = ask(&dialer, "bad", 1);
+    let mut late = JoinSet::new();
+    let after = dialer.clone();
+    late.spawn(async move { after.resolve(&agent("bad"), "slow-and-late.example", 443).await });
     resolver.go_on.add_permits(1);
     assert!(late.join_next().await.unwrap().unwrap().is_ok());
     assert_eq!(resolver.asked(), LOOKUPS_EACH + 1);
@@ -442,8 +635,8 @@ async fn nothing_to_dial_is_an_error() {
     let sites = Room::default().sites;
     let share = sites.take(&research(), 1).unwrap();
     assert!(matches!(
-        race(VecDeque::new(), STAGGER, share, &sites).await,
-        Err(DialError::Dns { source: None })
+        race(VecDeque::new(), no_more(), pace(10), share, &sites).await,
+        Err(DialError::Dns { .. })
     ));
     assert_eq!(sites.used(), 0);
 }
@@ -459,5 +652,82 @@ async fn a_dialled_connection_does_not_wait_to_send() {
         .await
         .unwrap();
     let Dialled { stream, .. } = dialer.connect(&research(), &checked).await.unwrap();
-    assert!(stream.nodelay().unwrap());
+    assert!(stream.socket().nodelay().unwrap());
+}
+
+/// Behind a corporate proxy: what this machine can resolve is guarded as ever; the rest is the proxy's to look up.
+#[tokio::test]
+async fn behind_a_corporate_proxy_what_is_known_here_is_still_guarded() {
+    use crate::corporate::{NoProxy, ProxyAddress};
+    use crate::tls::upstream::{Trust, UpstreamTls};
+
+    let tls = UpstreamTls::new(&Trust::default(), PATIENCE.connect).unwrap();
+    let mut no_proxy = NoProxy::default();
+    no_proxy.add("spared.example").unwrap();
+    let address = ProxyAddress::parse("http://10.9.9.9:3128").unwrap();
+    let proxy = Arc::new(CorporateProxy::new(
+        address,
+        None,
+        no_proxy,
+        tls.config(crate::tls::AlpnOffer::Http1),
+    ));
+    let script = Script::of(&[
+        ("intranet", &[&["10.0.0.5"]]),
+        ("vault.corp.example", &[&["10.0.0.6"]]),
+        ("public.example", &[&["8.8.8.8"]]),
+        ("www.spared.example", &[&["8.8.4.4"]]),
+        ("inside.spared.example", &[&["10.0.0.7"]]),
+    ]);
+    let behind = |allow: &[&str]| dialer(&script, allow).behind(Some(proxy.clone()));
+    let guarded = behind(&[]);
+    for (host, class) in [
+        ("10.0.0.1", AddressClass::Private),
+        ("169.254.169.254", AddressClass::LinkLocal),
+        ("[::1]", AddressClass::Loopback),
+        ("localhost", AddressClass::Loopback),
+        ("127.1", AddressClass::Disguised),
+        ("intranet", AddressClass::Private),
+        ("vault.corp.example", AddressClass::Private),
+        ("inside.spared.example", AddressClass::Private),
+    ] {
+        assert_eq!(class_of(guarded.resolve(&research(), host, 443).await), class, "{host}");
+    }
+    // A name without a dot, or of this machine's own kinds, that nobody knows here means nothing elsewhere.
+    for host in ["nobody", "nobody.localhost", "printer.local"] {
+        let outcome = guarded.resolve(&research(), host, 443).await;
+        assert!(matches!(outcome, Err(DialError::Dns { .. })), "{host}: {outcome:?}");
+    }
+    for (host, first, through) in [
+        ("public.example", "10.9.9.9:3128", true),
+        ("unknown.example", "10.9.9.9:3128", true),
+        ("8.8.8.8", "10.9.9.9:3128", true),
+        ("www.spared.example", "8.8.4.4:443", false),
+    ] {
+        let checked = guarded.resolve(&research(), host, 443).await.unwrap();
+        assert_eq!(checked.addresses(), [first.parse().unwrap()], "{host}");
+        assert_eq!(checked.through.is_some(), through, "{host}");
+    }
+    // What is this machine's own is never asked of the proxy, and an exception goes through it unless it is spared.
+    let allowing = behind(&["127.0.0.0/8", "10.0.0.0/8"]);
+    let checked = allowing.resolve(&research(), "localhost", 80).await.unwrap();
+    assert_eq!(checked.addresses(), ["127.0.0.1:80".parse().unwrap()]);
+    let checked = allowing.resolve(&research(), "intranet", 80).await.unwrap();
+    assert!(checked.through.is_some());
+    let checked = allowing
+        .resolve(&research(), "inside.spared.example", 80)
+        .await
+        .unwrap();
+    assert_eq!(checked.addresses(), ["10.0.0.7:80".parse().unwrap()]);
+    // Where name servers say nothing, sites are found all the same.
+    let silent = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new(), PATIENCE, Room::default());
+    let silent = silent.behind(Some(proxy.clone()));
+    tokio::time::pause();
+    assert!(
+        silent
+            .resolve(&research(), "shop.example", 443)
+            .await
+            .unwrap()
+            .through
+            .is_some()
+    );
 }

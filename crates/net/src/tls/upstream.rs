@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Alpn, AlpnOffer, provider};
+use crate::corporate::CorporateProxy;
 use bursar_core::host::Host;
 
 const REMEMBERED_SESSIONS: usize = 1024;
@@ -54,6 +55,8 @@ pub enum TrustError {
 pub struct UpstreamTls {
     configs: [Arc<ClientConfig>; AlpnOffer::ALL.len()],
     patience: Duration,
+    /// Bursar's own services are reached through it.
+    proxy: Option<Arc<CorporateProxy>>,
 }
 
 impl UpstreamTls {
@@ -80,7 +83,17 @@ impl UpstreamTls {
                 Arc::new(config)
             }),
             patience,
+            proxy: None,
         }
+    }
+
+    /// Bursar's own services (nodes, Stripe, identity servers, webhooks) are reached through this proxy.
+    pub fn through(self, proxy: Option<Arc<CorporateProxy>>) -> Self {
+        Self { proxy, ..self }
+    }
+
+    pub const fn proxy(&self) -> Option<&Arc<CorporateProxy>> {
+        self.proxy.as_ref()
     }
 
     /// Performs the handshake as a client of `host`; the certificate must be valid for that name or address.

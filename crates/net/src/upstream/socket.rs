@@ -5,18 +5,17 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-
+use crate::dial::Stream;
 use crate::shares::Share;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     _share: Share,
 }
 
 impl Socket {
-    pub(super) const fn new(stream: TcpStream, share: Share) -> Self {
+    pub(super) const fn new(stream: Stream, share: Share) -> Self {
         Self { stream, _share: share }
     }
 }
