@@ -4,7 +4,9 @@
 //! they are kept. Because people put secrets into such files anyway, messages show no more of a line than necessary.
 
 mod capacity;
+mod intercept;
 mod read;
+mod site;
 #[cfg(test)]
 mod tests;
 
@@ -36,12 +38,15 @@ use bursar_net::timeouts::Timeouts;
 use bursar_net::tls::upstream::{PublicRoots, Trust};
 use bursar_rails::stripe::{PaymentMethod, Settings};
 pub(crate) use capacity::Capacity;
+pub(crate) use intercept::Intercept;
+pub(crate) use site::{SiteSection, SiteTls};
 
 /// bursar.toml, resolved.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub proxy: Proxy,
     pub upstream: Upstream,
+    pub intercept: Intercept,
     pub wallet: Option<WalletKey>,
     /// The networks to pay on, with the RPC nodes that prove what happened there; without nodes there are no proofs
     /// (R21).
@@ -98,6 +103,7 @@ pub(crate) struct Upstream {
     pub allow_private: Vec<IpNet>,
     /// Hosts that may be paid without TLS (R26).
     pub allow_http_payments: BTreeSet<Host>,
+    pub sites: Vec<SiteSection>,
 }
 
 /// `[wallet]`: where the signing key for EVM networks is.
@@ -212,7 +218,8 @@ impl Config {
             Store::Shared(shared) => shared.password.as_ref(),
             Store::Embedded => None,
         };
-        let own = [wallet, stripe, webhook, store].into_iter().flatten();
+        let sites = self.upstream.clients().map(|client| &client.key);
+        let own = [wallet, stripe, webhook, store].into_iter().flatten().chain(sites);
         own.chain(&self.approval.secrets).chain(&self.bkey_secrets)
     }
 }
@@ -225,7 +232,18 @@ impl Config {
             Store::Shared(shared) => shared.ca.as_ref(),
             Store::Embedded => None,
         };
-        self.upstream.extra_ca.iter().chain(listener).chain(database)
+        let of_sites = self.upstream.sites.iter().filter_map(|site| match &site.tls {
+            SiteTls::Intercepted { ca, .. } => ca.as_ref(),
+            SiteTls::Passthrough => None,
+        });
+        let clients = self.upstream.clients().map(|client| &client.cert);
+        self.upstream
+            .extra_ca
+            .iter()
+            .chain(of_sites)
+            .chain(clients)
+            .chain(listener)
+            .chain(database)
     }
 
     /// By which roots sites are verified.
@@ -254,6 +272,16 @@ impl Config {
             client: Client::Bkey { profile: None },
         };
         self.bkey.clone().or(asking).unwrap_or(tools)
+    }
+}
+
+impl Upstream {
+    /// Our certificates for sites.
+    fn clients(&self) -> impl Iterator<Item = &site::ClientCertificate> {
+        self.sites.iter().filter_map(|site| match &site.tls {
+            SiteTls::Intercepted { client, .. } => client.as_ref(),
+            SiteTls::Passthrough => None,
+        })
     }
 }
 

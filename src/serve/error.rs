@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::approvals::OpenQuestionsError;
 use super::room::TooFewDescriptors;
-use super::{OpenIssuerError, OpenWalletError};
+use super::{OpenIssuerError, OpenSitesError, OpenWalletError};
 use crate::agents::AgentsError;
 use crate::backup::restore::NotAccepted;
 use crate::config::{ConfigError, SecretError};
@@ -30,6 +30,8 @@ pub enum StartError {
     Authority(#[from] AuthorityError),
     #[error(transparent)]
     Tls(#[from] TrustError),
+    #[error(transparent)]
+    Sites(#[from] OpenSitesError),
     #[error("{section}: {0}", section = .0.section())]
     Wallet(#[from] OpenWalletError),
     #[error("[stripe]: {0}")]

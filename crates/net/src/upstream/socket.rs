@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::shares::Share;
 
-pub(super) struct Socket {
+pub struct Socket {
     stream: TcpStream,
     _share: Share,
 }
