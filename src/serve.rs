@@ -55,8 +55,10 @@ use bursar_rails::rpc::Node;
 use bursar_reconcile::{Keeper, Notice, Notices, Reconciler};
 use earlier::{forget_tokens, outstanding};
 pub(crate) use error::StartError;
+pub(crate) use parts::{
+    OpenIssuerError, OpenSitesError, OpenWalletError, nodes, open_issuer, open_wallet, upstream_tls,
+};
 use parts::{agents_tls, tls_acceptor};
-pub(crate) use parts::{OpenIssuerError, OpenSitesError, OpenWalletError, nodes, open_issuer, open_wallet, upstream_tls};
 use room::Room;
 
 /// A proxy that accepts connections.

@@ -5,6 +5,7 @@
 
 mod capacity;
 mod intercept;
+mod path;
 mod read;
 mod site;
 #[cfg(test)]

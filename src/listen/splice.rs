@@ -45,7 +45,10 @@ pub(super) async fn run<S>(
         (Some(name), Ok(())) => match Host::parse(name) {
             Ok(name) if name == authority.host => None,
             Ok(name) => Some((Alert::UnrecognizedName, format!("its TLS hello is for {name}"))),
-            Err(error) => Some((Alert::UnrecognizedName, format!("its TLS hello is for no host: {error}"))),
+            Err(error) => Some((
+                Alert::UnrecognizedName,
+                format!("its TLS hello is for no host: {error}"),
+            )),
         },
     };
     if let Some((alert, why)) = refused {

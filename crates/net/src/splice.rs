@@ -56,7 +56,9 @@ pub async fn refuse(stream: &mut (impl AsyncWrite + Unpin), alert: Alert) -> io:
         Alert::UnrecognizedName => 112,
     };
     // A record of type alert, as all versions write it before they have agreed on one; a fatal alert.
-    stream.write_all(&[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, description]).await?;
+    stream
+        .write_all(&[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, description])
+        .await?;
     stream.shutdown().await
 }
 

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::capacity::capacity;
 use super::intercept::{Intercept, intercept};
+use super::path::path;
 use super::site::{SiteTls, sites};
 use super::{
     AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Log, Proxy, RpcUrl, SharedStore, Store,
@@ -524,18 +525,6 @@ fn timeouts(mut section: Section<'_>) -> Timeouts {
     };
     section.close(&[]);
     timeouts
-}
-
-pub(super) fn path(entry: &Entry<'_>, dir: &Path) -> Option<PathBuf> {
-    let text = entry.text()?;
-    if text.is_empty() {
-        let what = format!("{}: the path is empty", entry.path());
-        return entry.reject(
-            what,
-            "Write a path; a relative path starts at the data directory.".to_owned(),
-        );
-    }
-    Some(dir.join(text))
 }
 
 const TOP_HINTS: Hints = &[

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::intercept::pattern;
-use super::read::path;
+use super::path::path;
 use bursar_config::secret::SecretSource;
 use bursar_config::section::{Entry, Section};
 use bursar_core::policy::HostPattern;

@@ -1,13 +1,16 @@
 //! Traffic that costs nothing passes as it is.
 
 mod apart;
+mod client_certificate;
 mod drain;
+mod foreign_tls;
 mod guard;
 mod kept;
 mod listener;
 mod passthrough;
 mod readings;
 mod smuggling;
+mod splice;
 mod streaming;
 mod tls;
 mod uploads;

@@ -114,9 +114,9 @@ impl HandshakeError {
                 _ => Self::NothingInCommon,
             },
             Error::InvalidMessage(_) => Self::NotTls,
-            Error::PeerMisbehaved(_) | Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
-                Self::Misbehaved
-            }
+            Error::PeerMisbehaved(_)
+            | Error::InappropriateMessage { .. }
+            | Error::InappropriateHandshakeMessage { .. } => Self::Misbehaved,
             Error::DecryptError | Error::PeerSentOversizedRecord => Self::Misbehaved,
             Error::NoApplicationProtocol => Self::NoProtocol,
             other => Self::Ours(other),
@@ -142,9 +142,9 @@ impl HandshakeError {
             A::CertificateExpired => Self::ClientCertificate(ClientCertificate::Refused("it is expired")),
             A::CertificateRevoked => Self::ClientCertificate(ClientCertificate::Refused("it is revoked")),
             A::UnknownCA => Self::ClientCertificate(ClientCertificate::Refused("its issuer is unknown to the site")),
-            A::UnsupportedCertificate => {
-                Self::ClientCertificate(ClientCertificate::Refused("it is of a kind that the site does not support"))
-            }
+            A::UnsupportedCertificate => Self::ClientCertificate(ClientCertificate::Refused(
+                "it is of a kind that the site does not support",
+            )),
             A::NoCertificate | A::BadCertificate | A::CertificateUnknown => {
                 Self::ClientCertificate(ClientCertificate::Refused("the site gave no closer reason"))
             }
@@ -161,9 +161,9 @@ impl HandshakeError {
                 Self::BrokenOff("what it received could not be decrypted, or was changed on the way")
             }
             A::UserCanceled => Self::BrokenOff("somebody cancelled it"),
-            A::MissingExtension | A::UnsupportedExtension => {
-                Self::BrokenOff("it needs an extension of TLS that bursar does not have, or cannot do with one that it has")
-            }
+            A::MissingExtension | A::UnsupportedExtension => Self::BrokenOff(
+                "it needs an extension of TLS that bursar does not have, or cannot do with one that it has",
+            ),
             A::EncryptedClientHelloRequired => Self::BrokenOff("it accepts only encrypted hellos (ECH)"),
             _ => Self::BrokenOff("a TLS alert that bursar does not know"),
         }
@@ -199,15 +199,14 @@ impl CertificateFault {
             E::NotValidYetContext { not_before, .. } => Self::NotYetValid(moment(*not_before)),
             E::NotValidYet => Self::NotYetValid(None),
             E::NotValidForNameContext { presented, .. } if presented.is_empty() => Self::NoName,
-            E::NotValidForNameContext { presented, .. } => Self::WrongName(presented.iter().filter_map(name).collect()),
+            E::NotValidForNameContext { presented, .. } => Self::WrongName(names(presented)),
             E::NotValidForName => Self::WrongName(Vec::new()),
             E::UnknownIssuer => Self::UnknownIssuer,
             E::Revoked => Self::Revoked,
             E::BadEncoding => Self::Malformed,
             E::BadSignature => Self::BadSignature,
-            E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-                Self::WeakAlgorithm
-            }
+            E::UnsupportedSignatureAlgorithmContext { .. }
+            | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Self::WeakAlgorithm,
             E::InvalidPurpose | E::InvalidPurposeContext { .. } => Self::NotForServers,
             E::Other(other) => match other.0.downcast_ref::<webpki::Error>() {
                 Some(webpki::Error::CaUsedAsEndEntity) => Self::AuthoritysOwn,
@@ -276,9 +275,20 @@ fn moment(time: UnixTime) -> Option<Timestamp> {
     Timestamp::from_second(i64::try_from(time.as_secs()).ok()?).ok()
 }
 
+/// Each once: an address often stands there as a name too.
+fn names(presented: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in presented.iter().filter_map(|presented| name(presented)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
 /// webpki shows a name as `DnsName("a.example")` or `IpAddress(192.0.2.1)`. Only what is the name of a host is repeated:
 /// anybody can have a certificate with any text in it.
-fn name(presented: &String) -> Option<String> {
+fn name(presented: &str) -> Option<String> {
     let name = presented
         .strip_prefix("DnsName(\"")
         .and_then(|name| name.strip_suffix("\")"))

@@ -11,6 +11,7 @@ mod certificate;
 mod fault;
 pub mod leaf;
 pub mod site;
+mod trust;
 pub mod upstream;
 mod validity;
 mod verifier;

@@ -1,17 +1,25 @@
 //! Sites that need something of their own: another CA, or a certificate of ours (`[[upstream.site]]`).
 
+use std::future::poll_fn;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
-use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::sign::CertifiedKey;
+use rustls::{ProtocolVersion, SignatureScheme};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use super::provider;
-use super::upstream::{TrustError, read_certificates};
+use super::trust::{TrustError, read_certificates};
 use bursar_core::policy::HostPattern;
 
 /// One section.
@@ -42,7 +50,9 @@ impl Identity {
         };
         let chain = read_certificates(certificates).map_err(unusable)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| {
-            unusable("its client_key is not a PEM file with an unencrypted private key (PKCS #8, PKCS #1 or SEC 1)".into())
+            unusable(
+                "its client_key is not a PEM file with an unencrypted private key (PKCS #8, PKCS #1 or SEC 1)".into(),
+            )
         })?;
         let made = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
             unusable(match error {
@@ -97,4 +107,28 @@ pub(super) async fn noticing<F: Future>(handshake: F) -> (F::Output, bool) {
     let asked = Arc::new(AtomicBool::new(false));
     let output = ASKED.scope(asked.clone(), handshake).await;
     (output, asked.load(Ordering::Relaxed))
+}
+
+/// Waits until a site that asked for a certificate and got none has shown what it makes of that. In TLS 1.3 it says so only
+/// after the client's handshake, and by then a request may be on its way that would be lost without a reason.
+pub(super) async fn settled<S>(stream: &mut TlsStream<S>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// A site that can do without one, and sends no ticket, says nothing until it is asked something.
+    const SOON: Duration = Duration::from_secs(1);
+    if stream.get_ref().1.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+        return Ok(());
+    }
+    let settled = poll_fn(|cx| {
+        let read = Pin::new(&mut *stream).poll_fill_buf(cx);
+        match read.map_ok(<[u8]>::is_empty) {
+            Poll::Ready(Ok(true)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(read) => Poll::Ready(read.map(|_| ())),
+            // A ticket is for those that are welcome.
+            Poll::Pending if stream.get_ref().1.tls13_tickets_received() > 0 => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    timeout(SOON, settled).await.unwrap_or(Ok(()))
 }
