@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::tls::AlpnOffer;
-use crate::tls::upstream::UpstreamTls;
+use crate::tls::upstream::{HandshakeError, UpstreamTls};
 
 pub type Failure = Box<dyn Error + Send + Sync>;
 
@@ -69,7 +69,8 @@ pub async fn connect(url: &Uri, tls: &UpstreamTls) -> Result<Line, Failure> {
     let sender = if secure {
         let name = ServerName::try_from(bare.to_owned())?;
         let connector = tokio_rustls::TlsConnector::from(tls.config(AlpnOffer::Http1));
-        handshake(connector.connect(name, stream).await?).await?
+        let stream = connector.connect(name, stream).await.map_err(HandshakeError::from)?;
+        handshake(stream).await?
     } else {
         handshake(stream).await?
     };

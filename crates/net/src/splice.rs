@@ -10,8 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::time::{Instant, sleep_until};
 
-pub use hello::Hello;
-use hello::{Malformed, Reader};
+pub use hello::{Hello, HelloReader, Malformed};
 
 mod hello;
 
@@ -30,7 +29,7 @@ pub enum HelloError {
 
 /// Reads a hello until it is complete: a post-quantum one spans segments. Nothing is answered.
 pub async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> Result<Hello, HelloError> {
-    let mut reader = Reader::default();
+    let mut reader = HelloReader::default();
     loop {
         reader.bytes.reserve(2048);
         if stream.read_buf(&mut reader.bytes).await? == 0 {

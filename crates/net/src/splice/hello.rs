@@ -25,13 +25,14 @@ pub struct Hello {
     pub bytes: Bytes,
 }
 
-/// Why it is not a hello.
+/// It is not a hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// Takes the bytes as they come. Each is looked at once.
 #[derive(Default)]
-pub(super) struct Reader {
+pub struct HelloReader {
+    /// What has come.
     pub bytes: BytesMut,
     /// Where the next record begins.
     next: usize,
@@ -39,9 +40,9 @@ pub(super) struct Reader {
     message: Vec<u8>,
 }
 
-impl Reader {
+impl HelloReader {
     /// The hello, once it is complete.
-    pub(super) fn read(&mut self) -> Result<Option<Hello>, Malformed> {
+    pub fn read(&mut self) -> Result<Option<Hello>, Malformed> {
         while let Some(record) = self.record()? {
             self.message.extend_from_slice(&record);
             let Some((kind, rest)) = self.message.split_first() else {

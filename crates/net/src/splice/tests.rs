@@ -118,7 +118,7 @@ proptest! {
         if let Some((at, byte)) = at && let Some(hit) = bytes.get_mut(at) {
             *hit = byte;
         }
-        let mut reader = Reader::default();
+        let mut reader = HelloReader::default();
         let cut = cut.min(bytes.len());
         reader.bytes.extend_from_slice(&bytes[..cut]);
         let first = reader.read();
@@ -146,10 +146,10 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let mut reader = Reader::default();
+        let mut reader = HelloReader::default();
         reader.bytes.extend_from_slice(&bytes);
         let _ = reader.read();
-        let mut reader = Reader::default();
+        let mut reader = HelloReader::default();
         reader.bytes.extend_from_slice(&old_hello(&bytes[..bytes.len().min(200)]));
         let _ = reader.read();
     }

@@ -190,6 +190,13 @@ impl HandshakeError {
     }
 }
 
+/// Where it is not known whether a certificate was asked for.
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        Self::of(error, false)
+    }
+}
+
 impl CertificateFault {
     fn of(error: &CertificateError) -> Self {
         use CertificateError as E;
