@@ -56,8 +56,10 @@ use bursar_rails::rpc::Node;
 use bursar_reconcile::{Keeper, Notice, Notices, Reconciler};
 use earlier::{forget_tokens, outstanding};
 pub(crate) use error::StartError;
-use parts::tls_acceptor;
-pub(crate) use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, upstream_tls};
+pub(crate) use parts::{
+    OpenIssuerError, OpenSitesError, OpenWalletError, nodes, open_issuer, open_wallet, upstream_tls,
+};
+use parts::{agents_tls, tls_acceptor};
 use room::Room;
 
 /// A proxy that accepts connections.
@@ -112,6 +114,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     let authority = Authority::load(home, clock.now())?;
     warn_of_end(&authority, &clock);
     let (ground, raised) = ground(home, clock, config)?;
+    let agents_tls = Arc::new(agents_tls(&ground.config, home, &ground.tls)?);
     let payers = payers(&ground).await?;
     let acceptor = tls_acceptor(&ground.config)?;
     // The lock on the directory comes first: a second server must fail because of it and not touch the port.
@@ -164,7 +167,8 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
         clock: ground.clock.clone(),
         logins,
         server_tls,
-        upstreams: Upstreams::new(dialer, ground.tls.clone(), ground.config.timeouts),
+        upstreams: Upstreams::new(dialer, agents_tls, ground.config.timeouts),
+        intercept: ground.config.intercept.clone(),
         timeouts: ground.config.timeouts,
         room: room.listen(),
         listeners: vec![address],
@@ -184,6 +188,9 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
             },
         )),
     });
+    if !proxy.intercept.is_everything() {
+        tracing::info!(hosts = %proxy.intercept, "TLS with these hosts passes through unread, and nothing is paid there");
+    }
     ground.tasks.spawn(keep_watch(proxy.clone()));
     // Outstanding payments of an earlier run are loaded before the first payment (R216).
     let tasks = ground.tasks.clone();

@@ -7,9 +7,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bursar_core::host::{Authority, Host};
 use bursar_core::{hop, prefer};
+use bursar_net::splice::HelloReader;
 use bursar_net::via::Via;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Version, header};
+use rustls::server::Acceptor;
 
 /// Names, addresses and authorities: one spelling each, and the host that a browser would go to.
 pub fn host(data: &[u8]) {
@@ -246,6 +248,41 @@ pub fn prefer_wait(data: &[u8]) {
     };
     assert_eq!(with("wait=7"), Duration::from_secs(7));
     assert_eq!(with("return=minimal"), wait);
+}
+
+/// The hello of a TLS client: the name that is compared with the CONNECT is the one that another reader of it finds.
+pub fn tls_hello(data: &[u8]) {
+    let Some((cut, bytes)) = data.split_first() else {
+        return;
+    };
+    let read = |parts: &[&[u8]]| {
+        let mut reader = HelloReader::default();
+        let mut read = Ok(None);
+        for part in parts {
+            reader.bytes.extend_from_slice(part);
+            read = reader.read();
+            if !matches!(read, Ok(None)) {
+                break;
+            }
+        }
+        read.map(|hello| hello.map(|hello| hello.name))
+    };
+    let whole = read(&[bytes]);
+    let (first, second) = bytes.split_at(usize::from(*cut).min(bytes.len()));
+    // In parts, what follows the hello may not have come yet.
+    if let Ok(Some(name)) = &whole {
+        assert_eq!(read(&[first, second]).as_ref(), Ok(&Some(name.clone())));
+    }
+    let mut acceptor = Acceptor::default();
+    let mut unread = bytes;
+    while acceptor.read_tls(&mut unread).is_ok_and(|read| read > 0) {}
+    if let (Ok(Some(ours)), Ok(Some(accepted))) = (whole, acceptor.accept()) {
+        let hello = accepted.client_hello();
+        // It takes an address in the place of a name for none.
+        if let Some(theirs) = hello.server_name() {
+            assert_eq!(ours.map(|name| name.to_ascii_lowercase()).as_deref(), Some(theirs));
+        }
+    }
 }
 
 /// `Via`: a request that has been here is seen as such behind any other entries, and no other is.

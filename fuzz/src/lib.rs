@@ -65,6 +65,7 @@ targets! {
     hop: fields::hop_by_hop, seeds::hop;
     prefer: fields::prefer_wait, seeds::prefer;
     via: fields::via_loop, seeds::via;
+    tls_hello: fields::tls_hello, seeds::tls_hellos;
     proxy_credential: fields::proxy_credential, seeds::proxy_credentials;
     entry: journal::entry, seeds::entries;
     scan: journal::journal, seeds::journals;

@@ -510,6 +510,31 @@ pub fn via() -> Seeds {
     ])
 }
 
+/// A byte that says where the hello is cut, and a hello: with a name, without extensions, with two names.
+pub fn tls_hellos() -> Seeds {
+    let hello = |extensions: &[u8]| {
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([0, 0, 2, 0xc0, 0x2f, 1, 0]);
+        if !extensions.is_empty() {
+            body.extend([0, extensions.len() as u8]);
+            body.extend(extensions);
+        }
+        let mut bytes = vec![20, 22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
+        bytes.extend(body);
+        bytes
+    };
+    let name = [0, 0, 0, 14, 0, 12, 0, 0, 9, b'a', b'.', b'e', b'x', b'a', b'm', b'p', b'l', b'e'];
+    // `signature_algorithms`, without which rustls reads none.
+    let signatures = [0, 13, 0, 4, 0, 2, 4, 3];
+    vec![
+        hello(&[&name[..], &signatures].concat()),
+        hello(&signatures),
+        hello(&[]),
+        hello(&[&name[..], &name].concat()),
+    ]
+}
+
 pub fn proxy_credentials() -> Seeds {
     let basic = |text: &str| format!("Basic {}", STANDARD.encode(text)).into_bytes();
     let mut seeds = vec![

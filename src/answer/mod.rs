@@ -86,7 +86,10 @@ impl Problem {
     pub(crate) fn unreachable(error: &UpstreamError) -> Self {
         let problem = Self::new(
             code::unreachable(error),
-            sentence(format!("{error}. Nothing was paid.")),
+            sentence(match error.remedy() {
+                Some(remedy) => format!("{error}. {remedy} Nothing was paid."),
+                None => format!("{error}. Nothing was paid."),
+            }),
         );
         match error {
             UpstreamError::Dial(DialError::Full(_)) => problem.retryable(true).retry_after(ROOM_AGAIN),

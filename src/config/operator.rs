@@ -5,7 +5,10 @@
 
 mod capacity;
 mod corporate;
+mod intercept;
+mod path;
 mod read;
+mod site;
 #[cfg(test)]
 mod tests;
 
@@ -38,12 +41,15 @@ use bursar_net::tls::upstream::{PublicRoots, Trust};
 use bursar_rails::stripe::{PaymentMethod, Settings};
 pub(crate) use capacity::Capacity;
 pub(crate) use corporate::Corporate;
+pub(crate) use intercept::Intercept;
+pub(crate) use site::{SiteSection, SiteTls};
 
 /// bursar.toml, resolved.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub proxy: Proxy,
     pub upstream: Upstream,
+    pub intercept: Intercept,
     pub wallet: Option<WalletKey>,
     /// The networks to pay on, with the RPC nodes that prove what happened there; without nodes there are no proofs
     /// (R21).
@@ -102,6 +108,7 @@ pub(crate) struct Upstream {
     pub allow_http_payments: BTreeSet<Host>,
     /// The proxy of the operator's own network.
     pub proxy: Option<Corporate>,
+    pub sites: Vec<SiteSection>,
 }
 
 /// `[wallet]`: where the signing key for EVM networks is.
@@ -218,7 +225,8 @@ impl Config {
         };
         let proxy = self.upstream.proxy.as_ref().and_then(|proxy| proxy.login.as_ref());
         let proxy = proxy.map(|login| &login.password);
-        let own = [wallet, stripe, webhook, store, proxy].into_iter().flatten();
+        let sites = self.upstream.clients().map(|client| &client.key);
+        let own = [wallet, stripe, webhook, store, proxy].into_iter().flatten().chain(sites);
         own.chain(&self.approval.secrets).chain(&self.bkey_secrets)
     }
 }
@@ -231,7 +239,18 @@ impl Config {
             Store::Shared(shared) => shared.ca.as_ref(),
             Store::Embedded => None,
         };
-        self.upstream.extra_ca.iter().chain(listener).chain(database)
+        let of_sites = self.upstream.sites.iter().filter_map(|site| match &site.tls {
+            SiteTls::Intercepted { ca, .. } => ca.as_ref(),
+            SiteTls::Passthrough => None,
+        });
+        let clients = self.upstream.clients().map(|client| &client.cert);
+        self.upstream
+            .extra_ca
+            .iter()
+            .chain(of_sites)
+            .chain(clients)
+            .chain(listener)
+            .chain(database)
     }
 
     /// By which roots sites are verified.
@@ -260,6 +279,16 @@ impl Config {
             client: Client::Bkey { profile: None },
         };
         self.bkey.clone().or(asking).unwrap_or(tools)
+    }
+}
+
+impl Upstream {
+    /// Our certificates for sites.
+    fn clients(&self) -> impl Iterator<Item = &site::ClientCertificate> {
+        self.sites.iter().filter_map(|site| match &site.tls {
+            SiteTls::Intercepted { client, .. } => client.as_ref(),
+            SiteTls::Passthrough => None,
+        })
     }
 }
 

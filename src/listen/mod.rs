@@ -4,11 +4,13 @@ mod connection;
 pub(crate) mod logins;
 pub(crate) mod proxy;
 pub(crate) mod seat;
+mod splice;
 mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::config::operator::Intercept;
 use crate::payment::context::Context;
 use bursar_core::clock::SharedClock;
 use bursar_core::host::Authority;
@@ -27,6 +29,7 @@ pub(crate) struct Proxy {
     pub logins: Logins,
     pub server_tls: ServerConfigs,
     pub upstreams: Arc<Upstreams>,
+    pub intercept: Intercept,
     pub timeouts: Timeouts,
     pub room: Room,
     /// Our own listeners: a request to one of them is a loop.

@@ -158,6 +158,13 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
         )
         .into_response();
     }
+    if origin.scheme == Scheme::Https && !proxy.intercept.reads(&origin.authority.host) {
+        let detail = format!(
+            "This proxy does not read the traffic with {}, so the URL cannot be sent to it openly. Open a tunnel with CONNECT.",
+            origin.authority.host
+        );
+        return Problem::new(Code::BadRequest, detail).into_response();
+    }
     // The authority of the URL wins over the Host field (RFC 9112 §3.2.2).
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let Ok(path) = path.parse::<Uri>() else {

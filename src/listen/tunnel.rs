@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::Proxy;
 use super::connection::{http1, until_stopped};
 use super::logins::Login;
+use super::splice;
 use crate::answer::{Code, Problem};
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;
@@ -57,6 +58,9 @@ pub(super) async fn run<S>(
     let Ok(Ok(first)) = first else { return };
     match first.first() {
         None => {}
+        Some(&TLS_HANDSHAKE) if !proxy.intercept.reads(&authority.host) => {
+            splice::run(proxy, login, authority, admitted, stream).await;
+        }
         Some(&TLS_HANDSHAKE) => tls(proxy, login, authority, admitted, stream).await,
         Some(_) if may_be_http(first) => plain(proxy, login, authority, admitted, stream).await,
         Some(_) => tracing::debug!(agent = %login.agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),

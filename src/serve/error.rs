@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::approvals::OpenQuestionsError;
 use super::parts::OpenUpstreamError;
 use super::room::TooFewDescriptors;
-use super::{OpenIssuerError, OpenWalletError};
+use super::{OpenIssuerError, OpenSitesError, OpenWalletError};
 use crate::agents::AgentsError;
 use crate::backup::restore::NotAccepted;
 use crate::config::{ConfigError, SecretError};
@@ -32,6 +32,8 @@ pub enum StartError {
     Upstream(#[from] OpenUpstreamError),
     #[error("upstream.proxy leads to bursar itself ({0}): write the address of your network's proxy, or remove it")]
     OwnProxy(SocketAddr),
+    #[error(transparent)]
+    Sites(#[from] OpenSitesError),
     #[error("{section}: {0}", section = .0.section())]
     Wallet(#[from] OpenWalletError),
     #[error("[stripe]: {0}")]

@@ -10,13 +10,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::bkey;
 use super::clients::{NotKnown, Proof, known};
-use crate::config::operator::{RpcUrl, TokenIssuer, WalletKey};
+use crate::config::operator::{RpcUrl, SiteTls, TokenIssuer, WalletKey};
 use crate::config::{Config, SecretError, secret};
 use bursar_core::assets::{Mode, Network};
 use bursar_home::{self as home, Home, HomeError};
 use bursar_net::corporate::{CorporateProxy, LoginError, ProxyLogin};
 use bursar_net::tls::AlpnOffer;
 use bursar_net::tls::leaf::{ListenerTlsError, listener_config};
+use bursar_net::tls::site::{Identity, SiteTrust};
 use bursar_net::tls::upstream::{TrustError, UpstreamTls};
 use bursar_rails::bkey::Bkey;
 use bursar_rails::pay::{BkeyIssuer, BkeySigner, CardPayer, EvmPayer, Issuer, NoSigner, Tokens, Wallet, WalletError};
@@ -180,6 +181,37 @@ pub enum OpenUpstreamError {
     Password(#[from] SecretError),
     #[error("upstream.proxy_user, upstream.proxy_password: {0}")]
     Login(#[from] LoginError),
+}
+
+#[derive(Debug, Error)]
+pub enum OpenSitesError {
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error("upstream.site.client_key: {0}")]
+    Key(#[from] SecretError),
+}
+
+/// How the sites that agents reach are verified, and what they are shown: `tls`, and the sections for single sites.
+pub(crate) fn agents_tls(config: &Config, home: &Home, tls: &UpstreamTls) -> Result<UpstreamTls, OpenSitesError> {
+    let mut sections = Vec::new();
+    for site in &config.upstream.sites {
+        let SiteTls::Intercepted { ca, client } = &site.tls else {
+            continue;
+        };
+        let identity = match client {
+            Some(client) => {
+                let key = secret::read(&client.key, home.root())?;
+                Some(Identity::read(&client.cert, key.expose_secret())?)
+            }
+            None => None,
+        };
+        sections.push(SiteTrust {
+            hosts: site.hosts.clone(),
+            ca: ca.clone(),
+            identity,
+        });
+    }
+    Ok(tls.with_sites(&config.trust(), &sections)?)
 }
 
 /// The nodes that bursar.toml names; a network may have none.

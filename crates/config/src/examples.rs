@@ -1,6 +1,6 @@
 //! Checks that the example files show every key that the readers accept.
 
-use toml::Table;
+use toml::{Table, Value};
 
 use crate::diagnose::ConfigError;
 
@@ -66,15 +66,21 @@ pub fn check_that_keys_are_shown(example: &str, error: &ConfigError, stands_for:
     assert!(keys_seen > 20, "only {keys_seen} keys were looked at");
 }
 
-/// The table at `path`, which is written as in a section header.
-fn table_at<'a>(example: &'a Table, path: &str) -> &'a Table {
+/// The table at `path`, which is written as in a section header. Of several under one name, `[[name]]`, all together are
+/// one that shows the keys.
+fn table_at(example: &Table, path: &str) -> Table {
+    let mut table = example.clone();
     if path.is_empty() {
-        return example;
+        return table;
     }
     let header: Table = format!("[{path}]").parse().unwrap();
-    let (mut names, mut table) = (&header, example);
+    let mut names = &header;
     while let Some((name, below)) = names.iter().next() {
-        table = table[name].as_table().unwrap();
+        table = match &table[name] {
+            Value::Table(one) => one.clone(),
+            Value::Array(several) => several.iter().flat_map(|one| one.as_table().unwrap().clone()).collect(),
+            other => panic!("{name} is neither a section nor several: {other}"),
+        };
         names = below.as_table().unwrap();
     }
     table

@@ -17,6 +17,7 @@
 //! * [`tls::authority::Authority`], [`tls::leaf::Leaves`], [`tls::leaf::ServerConfigs`]: the certificates shown to
 //!   agents.
 //! * [`tls::upstream::UpstreamTls`]: verified TLS to origins, with the agent's own ALPN offer ([`tls::AlpnOffer`]).
+//! * [`splice`]: TLS that is not opened: the hello is read, and both sides are joined.
 //! * [`shares::Shares`]: what agents share, such as look-ups and sockets: a part for each, and a queue with an end.
 //! * [`idle::Watched`]: an agent's connection with its head and idle timeouts.
 //! * [`timeouts::Timeouts`]: the `[timeouts]` section of `bursar.toml`.
@@ -68,6 +69,7 @@ pub mod oauth;
 pub mod post;
 pub mod shares;
 pub mod socket;
+pub mod splice;
 pub mod timeouts;
 pub mod tls;
 pub mod upstream;

@@ -23,7 +23,7 @@ use bursar_core::host::Host;
 use crate::dial::Stream;
 use crate::socket;
 use crate::tls::AlpnOffer;
-use crate::tls::upstream::UpstreamTls;
+use crate::tls::upstream::{HandshakeError, UpstreamTls};
 
 pub type Failure = Box<dyn Error + Send + Sync>;
 
@@ -72,7 +72,8 @@ pub async fn connect(url: &Uri, tls: &UpstreamTls) -> Result<Line, Failure> {
     let sender = if secure {
         let name = ServerName::try_from(bare.to_owned())?;
         let connector = tokio_rustls::TlsConnector::from(tls.config(AlpnOffer::Http1));
-        handshake(connector.connect(name, stream).await?).await?
+        let stream = connector.connect(name, stream).await.map_err(HandshakeError::from)?;
+        handshake(stream).await?
     } else {
         handshake(stream).await?
     };

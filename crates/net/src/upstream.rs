@@ -29,7 +29,7 @@ use bursar_core::host::Authority;
 use connection::{Carrier, Sender};
 pub use connection::{Connection, SendError};
 use pool::Pool;
-use socket::Socket;
+pub use socket::Socket;
 
 mod connection;
 mod pool;
@@ -97,12 +97,31 @@ pub enum UpstreamError {
     Tls(#[from] HandshakeError),
     #[error("the connection could not be set up: {0}")]
     Setup(hyper::Error),
-    #[error("the connection failed during the exchange: {0}")]
+    #[error("{}", in_words(.0))]
     Broken(hyper::Error),
     #[error("the response has more than {HEAD_FIELDS} header fields")]
     Fields,
     #[error("the response timed out")]
     Timeout,
+}
+
+/// hyper's own text says nothing about TLS.
+fn in_words(error: &hyper::Error) -> String {
+    match HandshakeError::behind(error) {
+        Some(tls) => tls.to_string(),
+        None => format!("the connection failed during the exchange: {error}"),
+    }
+}
+
+impl UpstreamError {
+    /// What somebody can do about it, if it is known.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(error) => error.remedy(),
+            Self::Broken(error) => HandshakeError::behind(error)?.remedy(),
+            _ => None,
+        }
+    }
 }
 
 pub struct Upstreams {
@@ -227,19 +246,31 @@ impl Upstreams {
         self.pool().close_oldest((by == By::Agent).then_some(agent));
     }
 
-    async fn dial(&self, key: &Key, checked: &Checked) -> Result<Connection, UpstreamError> {
+    /// A bare connection for bytes that are passed on unread: looked up, checked, dialled and counted like all others, and
+    /// never kept.
+    pub async fn socket(&self, agent: &AgentName, authority: &Authority) -> Result<Socket, UpstreamError> {
+        let checked = self.resolve(agent, authority).await?;
+        let (socket, _) = self.dial_socket(agent, &checked).await?;
+        Ok(socket)
+    }
+
+    async fn dial_socket(&self, agent: &AgentName, checked: &Checked) -> Result<(Socket, SocketAddr), UpstreamError> {
         /// How soon a kept connection is closed for one that waits.
         const AGAIN: Duration = Duration::from_millis(100);
-        self.make_room(&key.agent);
-        let mut dialling = std::pin::pin!(self.dialer.connect(&key.agent, checked));
+        self.make_room(agent);
+        let mut dialling = std::pin::pin!(self.dialer.connect(agent, checked));
         let dialled = loop {
             match timeout(AGAIN, &mut dialling).await {
                 Ok(dialled) => break dialled?,
-                Err(_) if self.dialer.sites().is_awaited() => self.make_room(&key.agent),
+                Err(_) if self.dialer.sites().is_awaited() => self.make_room(agent),
                 Err(_) => {}
             }
         };
-        let (stream, address) = (Socket::new(dialled.stream, dialled.share), dialled.address);
+        Ok((Socket::new(dialled.stream, dialled.share), dialled.address))
+    }
+
+    async fn dial(&self, key: &Key, checked: &Checked) -> Result<Connection, UpstreamError> {
+        let (stream, address) = self.dial_socket(&key.agent, checked).await?;
         match key.origin.scheme {
             Scheme::Http => self.set_up_h1(stream, address).await,
             Scheme::Https => self.dial_tls(key, stream, address).await,

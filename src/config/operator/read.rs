@@ -10,6 +10,9 @@ use ipnet::IpNet;
 
 use super::capacity::capacity;
 use super::corporate::corporate;
+use super::intercept::{Intercept, intercept};
+use super::path::path;
+use super::site::{SiteTls, sites};
 use super::{
     AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Log, Proxy, RpcUrl, SharedStore, Store,
     Stripe, StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
@@ -23,9 +26,11 @@ use bursar_rails::stripe::{ApiBase, ApiVersion, Endpoint, PaymentMethod, Setting
 
 pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
     let bkey = top.take("bkey").and_then(|e| bkey(&e.holding_secrets()));
+    let (upstream, intercept) = upstream_and_intercept(&mut top, dir);
     let config = Config {
         proxy: top.section("proxy").map_or_else(Proxy::default, |s| proxy(s, dir)),
-        upstream: top.section("upstream").map(|s| upstream(s, dir)).unwrap_or_default(),
+        upstream,
+        intercept,
         wallet: top
             .take("wallet")
             .and_then(|e| wallet(e.holding_secrets().section()?, dir)),
@@ -119,7 +124,15 @@ fn listen(entry: &Entry<'_>) -> Option<SocketAddr> {
     })
 }
 
-fn upstream(mut section: Section<'_>, dir: &Path) -> Upstream {
+/// A section of a site may say that its TLS is not opened.
+fn upstream_and_intercept(top: &mut Section<'_>, dir: &Path) -> (Upstream, Intercept) {
+    let mut intercept = top.section("intercept").map(intercept).unwrap_or_default();
+    let section = top.section("upstream");
+    let upstream = section.map(|s| upstream(s, &mut intercept, dir)).unwrap_or_default();
+    (upstream, intercept)
+}
+
+fn upstream(mut section: Section<'_>, intercept: &mut Intercept, dir: &Path) -> Upstream {
     let extra_ca = section
         .take("extra_ca")
         .and_then(|entry| entry.one_or_more())
@@ -132,18 +145,22 @@ fn upstream(mut section: Section<'_>, dir: &Path) -> Upstream {
         .take("allow_http_payments")
         .and_then(|entry| entry.items())
         .unwrap_or_default();
+    let sites = section.take("site").map(|entry| sites(&entry, dir)).unwrap_or_default();
+    let passthrough = sites.iter().filter(|site| site.tls == SiteTls::Passthrough);
+    intercept.never.extend(passthrough.map(|site| site.hosts.clone()));
     let host = |item: &Entry<'_>| {
         let text = item.text()?;
-        named_host(text).map_or_else(
-            |why| {
-                let what = format!("upstream.allow_http_payments: \"{text}\" is not a valid host: {why}");
-                item.reject(
-                    what,
-                    "Write host names or addresses only, such as [\"127.0.0.1\"].".to_owned(),
-                )
-            },
-            Some,
-        )
+        match named_host(text) {
+            Ok(host) if intercept.reads(&host) => Some(host),
+            Ok(host) => item.reject(
+                format!("upstream.allow_http_payments: \"{host}\" is not intercepted, so it is never paid"),
+                "Remove it, or change `never` and `only` under [intercept].".to_owned(),
+            ),
+            Err(why) => item.reject(
+                format!("upstream.allow_http_payments: \"{text}\" is not a valid host: {why}"),
+                "Write host names or addresses only, such as [\"127.0.0.1\"].".to_owned(),
+            ),
+        }
     };
     let upstream = Upstream {
         extra_ca: extra_ca.iter().filter_map(|item| path(item, dir)).collect(),
@@ -151,6 +168,7 @@ fn upstream(mut section: Section<'_>, dir: &Path) -> Upstream {
         allow_private: private.iter().filter_map(addresses).collect(),
         allow_http_payments: http.iter().filter_map(host).collect(),
         proxy: corporate(&mut section),
+        sites,
     };
     section.close(&[("allow_http_hosts", "The key is `allow_http_payments`.")]);
     upstream
@@ -509,18 +527,6 @@ fn timeouts(mut section: Section<'_>) -> Timeouts {
     };
     section.close(&[]);
     timeouts
-}
-
-fn path(entry: &Entry<'_>, dir: &Path) -> Option<PathBuf> {
-    let text = entry.text()?;
-    if text.is_empty() {
-        let what = format!("{}: the path is empty", entry.path());
-        return entry.reject(
-            what,
-            "Write a path; a relative path starts at the data directory.".to_owned(),
-        );
-    }
-    Some(dir.join(text))
 }
 
 const TOP_HINTS: Hints = &[

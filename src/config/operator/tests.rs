@@ -150,6 +150,101 @@ fn a_corporate_proxy_has_its_password_elsewhere() {
 }
 
 #[test]
+fn hosts_that_are_not_intercepted_are_read_as_in_limits() {
+    let reads = |text: &str, host: &str| config(text).intercept.reads(&Host::parse(host).unwrap());
+    assert!(config("").intercept.is_everything() && reads("", "a.example"));
+    let never = "[intercept]\nnever = [\"*.bank.example\", \"Pinned.example\", \"192.0.2.1\"]\n";
+    for (host, read) in [
+        ("a.b.bank.example", false),
+        ("bank.example", true),
+        ("pinned.example", false),
+        ("a.pinned.example", true),
+        ("192.0.2.1", false),
+        ("::ffff:192.0.2.1", false),
+        ("192.0.2.2", true),
+    ] {
+        assert_eq!(reads(never, host), read, "{host}");
+    }
+    let both = "[intercept]\nonly = [\"*.example\"]\nnever = \"bank.example\"\n";
+    for (host, read) in [("a.example", true), ("bank.example", false), ("a.test", false)] {
+        assert_eq!(reads(both, host), read, "{host}");
+    }
+    let section = "[[upstream.site]]\nhost = \"old.example\"\npassthrough = true\n";
+    assert!(!reads(section, "old.example") && reads(section, "new.example"));
+    assert!(reads(&section.replace("true", "false\nca = \"a.pem\""), "old.example"));
+    assert_eq!(
+        config(both).intercept.to_string(),
+        "all except *.example, and of these bank.example"
+    );
+    for (text, what) in [
+        ("[intercept]\nnever = [\"https://a.example\"]", "without scheme"),
+        ("[intercept]\nonly = [\"*\"]", "whole first label"),
+        ("[intercept]\nexclude = []", "The key is `never`"),
+        (
+            "[upstream]\nallow_http_payments = [\"a.example\"]\n[intercept]\nnever = [\"a.example\"]",
+            "is not intercepted, so it is never paid",
+        ),
+        (
+            "[upstream]\nallow_http_payments = [\"a.example\"]\n[intercept]\nonly = [\"b.example\"]",
+            "is not intercepted, so it is never paid",
+        ),
+    ] {
+        rejects(text, what);
+    }
+}
+
+#[test]
+fn a_section_for_a_site_says_one_thing() {
+    let text = "[[upstream.site]]\nhost = \"*.partner.example\"\nca = \"ca.pem\"\nclient_cert = \"/c.pem\"\n\
+                client_key = \"file:c.key\"\n[[upstream.site]]\nhost = \"old.example\"\npassthrough = true\n";
+    let read = config(text);
+    let [partner, old] = &read.upstream.sites[..] else {
+        panic!("{:?}", read.upstream.sites);
+    };
+    assert_eq!(partner.hosts.to_string(), "*.partner.example");
+    let SiteTls::Intercepted { ca, client } = &partner.tls else {
+        panic!("{partner:?}");
+    };
+    assert_eq!(ca.as_deref(), Some(Path::new("/d/ca.pem")));
+    assert_eq!(client.as_ref().unwrap().cert, Path::new("/c.pem"));
+    assert_eq!(old.tls, SiteTls::Passthrough);
+    // Agents do not get the key, and others may not have written the files.
+    let secrets: Vec<String> = read.secrets().map(ToString::to_string).collect();
+    assert_eq!(secrets, ["file:c.key"]);
+    let files: Vec<_> = read.certificates().map(|path| path.display().to_string()).collect();
+    assert_eq!(files, ["/d/ca.pem", "/c.pem"]);
+
+    let site = |lines: &str| format!("[[upstream.site]]\nhost = \"a.example\"\n{lines}\n");
+    for (text, what) in [
+        (site(""), "changes nothing"),
+        (
+            site("client_cert = \"c.pem\""),
+            "client_cert is set, but client_key is not",
+        ),
+        (
+            site("client_key = \"env:K\""),
+            "client_key is set, but client_cert is not",
+        ),
+        (site("passthrough = true\nca = \"a.pem\""), "no use with passthrough"),
+        (site("passthrough = true").repeat(2), "two sections for \"a.example\""),
+        (site("cert = \"c.pem\""), "The key is `client_cert`"),
+        ("[[upstream.site]]\npassthrough = true".to_owned(), "has no `host`"),
+        ("[upstream]\nsite = \"a.example\"".to_owned(), "must be a list"),
+        ("[upstream.site]\nhost = \"a.example\"".to_owned(), "must be a list"),
+    ] {
+        rejects(&text, what);
+    }
+    let text = site("client_cert = \"c.pem\"\nclient_key = \"hunter2\"");
+    let error = Config::parse("bursar.toml", &text, Path::new("/d"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("does not say where the secret is kept") && !error.contains("hunter2"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_keystore_needs_its_password_and_nothing_else_does() {
     let keystore = config("[wallet.evm]\nkey = \"keystore:w.json\"\npassword = \"file:pw\"");
     assert_eq!(

@@ -1,7 +1,9 @@
 //! Traffic that costs nothing passes as it is.
 
 mod apart;
+mod client_certificate;
 mod drain;
+mod foreign_tls;
 mod guard;
 mod kept;
 mod listener;
@@ -10,6 +12,7 @@ mod networks_names;
 mod passthrough;
 mod readings;
 mod smuggling;
+mod splice;
 mod streaming;
 mod tls;
 mod uploads;

@@ -49,7 +49,7 @@ async fn an_expired_certificate() {
     .await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let detail = refused(&bursar, origin.address, 502, "upstream-certificate").await;
-    assert!(detail.contains("expired"), "{detail}");
+    assert!(detail.contains("it expired on 2020-02-01T00:00:00Z"), "{detail}");
     assert_eq!(origin.seen().len(), 0);
 }
 
@@ -58,7 +58,10 @@ async fn a_certificate_for_another_name() {
     let origin = selling(certificate(&["other.example"], |_| {})).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let detail = refused(&bursar, origin.address, 502, "upstream-certificate").await;
-    assert!(detail.contains("name"), "{detail}");
+    assert!(
+        detail.contains("for other names than this host: other.example"),
+        "{detail}"
+    );
     assert_eq!(origin.seen().len(), 0);
 }
 
@@ -67,7 +70,10 @@ async fn a_certificate_that_nobody_vouches_for() {
     let origin = selling(certificate(&["localhost"], |_| {})).await;
     let bursar = setup().start();
     let detail = refused(&bursar, origin.address, 502, "upstream-certificate").await;
-    assert!(detail.contains("unknown issuer"), "{detail}");
+    assert!(
+        detail.contains("unknown issuer") && detail.contains("`extra_ca`"),
+        "{detail}"
+    );
     assert_eq!(origin.seen().len(), 0);
 }
 
@@ -78,7 +84,11 @@ async fn a_site_without_tls_where_tls_was_asked_for() {
     })
     .await;
     let bursar = setup().start();
-    refused(&bursar, origin.address, 502, "upstream-broken").await;
+    let detail = refused(&bursar, origin.address, 502, "upstream-broken").await;
+    assert!(
+        detail.contains("does not speak TLS on this port") && detail.contains("http://"),
+        "{detail}"
+    );
     assert_eq!(origin.seen().len(), 0);
 }
 
@@ -114,6 +124,46 @@ async fn a_site_that_never_shakes_hands() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bursar = setup().config("[timeouts]\ntls_s = 1\n").start();
     refused(&bursar, silent.local_addr().unwrap(), 504, "upstream-timeout").await;
+}
+
+#[tokio::test]
+async fn a_site_that_leaves_during_the_handshake() {
+    use tokio::io::AsyncReadExt;
+
+    for (reset, said) in [(false, "the site closed it"), (true, "the site reset it")] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let site = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                // A socket that is closed with bytes unread is reset.
+                let mut read = [0; 5];
+                stream.read_exact(&mut read).await.unwrap();
+                if !reset {
+                    let mut rest = [0; 8192];
+                    while let Ok(Ok(1..)) = tokio::time::timeout(QUIET, stream.read(&mut rest)).await {}
+                }
+            }
+        });
+        let bursar = setup().start();
+        let detail = refused(&bursar, address, 502, "upstream-broken").await;
+        assert!(detail.contains(said), "{detail}");
+        site.abort();
+    }
+}
+
+/// After this long the whole hello has come.
+const QUIET: std::time::Duration = std::time::Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_yet() {
+    let origin = selling(certificate(&["localhost"], |leaf| {
+        leaf.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        leaf.not_after = rcgen::date_time_ymd(2091, 1, 1);
+    }))
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let detail = refused(&bursar, origin.address, 502, "upstream-certificate").await;
+    assert!(detail.contains("not valid before 2090-01-01T00:00:00Z"), "{detail}");
 }
 
 #[tokio::test]

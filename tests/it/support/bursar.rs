@@ -108,6 +108,15 @@ impl Setup {
         self
     }
 
+    /// A file in the data directory.
+    pub(crate) fn file(self, name: &str, text: &str, mode: u32) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
     /// Trusts a test CA.
     pub(crate) fn trust(self, ca_pem: &str) -> Self {
         std::fs::write(self.dir.path().join("origin-ca.pem"), ca_pem).unwrap();

@@ -15,7 +15,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -110,6 +112,35 @@ pub(crate) fn certificate(names: &[&str], edit: impl FnOnce(&mut CertificatePara
         leaf_pem,
         key_pem,
         config,
+    }
+}
+
+impl Certificate {
+    /// As PEM texts: the certificate and its key.
+    pub(crate) fn pems(&self) -> (&str, &str) {
+        (&self.leaf_pem, &self.key_pem)
+    }
+
+    /// The site serves only clients with a certificate of this CA.
+    pub(crate) fn for_clients_of(mut self, ca_pem: &str) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap())
+            .unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+            .build()
+            .unwrap();
+        self.config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(self.leaf_pem.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        self
     }
 }
 

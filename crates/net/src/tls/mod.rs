@@ -7,9 +7,14 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub mod authority;
+mod certificate;
+mod fault;
 pub mod leaf;
+pub mod site;
+mod trust;
 pub mod upstream;
 mod validity;
+mod verifier;
 
 /// The ALPN identifiers (RFC 7301) of the two protocols that bursar reads.
 const HTTP1: &[u8] = b"http/1.1";

@@ -19,6 +19,8 @@ use bursar_core::host::Host;
 use bursar_home::{self as home, Home, HomeError, Readers};
 
 mod handshakes;
+mod pinned;
+mod words;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -1,7 +1,7 @@
 //! Reads the dates of a certificate from its first few DER elements (RFC 5280 §4.1).
 //!
-//! The dates are all that this crate ever reads from a certificate; webpki does path building and names. A parser crate
-//! would bring in many dependencies for this.
+//! The dates, the key and the kind (`certificate`) are all that this crate ever reads from a certificate; webpki does path
+//! building and names. A parser crate would bring in many dependencies for this.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -36,13 +36,13 @@ impl Validity {
     }
 }
 
-fn expect(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn expect(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (found, content, rest) = element(input)?;
     (found == tag).then_some((content, rest))
 }
 
 /// One DER element: tag, content, and the bytes after it. Lengths of more than four bytes do not occur.
-fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, input) = input.split_first()?;
     let (&first, input) = input.split_first()?;
     let (length, input) = match first {

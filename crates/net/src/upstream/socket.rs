@@ -9,7 +9,7 @@ use crate::dial::Stream;
 use crate::shares::Share;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub(super) struct Socket {
+pub struct Socket {
     stream: Stream,
     _share: Share,
 }
