@@ -37,7 +37,7 @@ function coverAgents() {
     const { options, done } = read(given);
     const proxy = done && proxyOf('http:', options, 80);
     if (!proxy) return plain.apply(this, given);
-    tunnel(proxy, options.host, options.port || 80, undefined, done);
+    open(this, proxy, options, 80, (socket) => socket, done);
   };
 
   const secure = https.Agent.prototype.createConnection;
@@ -45,18 +45,47 @@ function coverAgents() {
     const { options, done } = read(given);
     const proxy = done && proxyOf('https:', options, 443);
     if (!proxy) return secure.apply(this, given);
-    tunnel(proxy, options.host, options.port || 443, undefined, (error, socket) => {
-      if (error) return done(error);
-      let secured;
-      try {
-        secured = secure.call(this, { ...options, socket });
-      } catch (unusable) {
-        socket.destroy();
-        return done(unusable);
-      }
-      done(null, secured);
-    });
+    open(this, proxy, options, 443, (socket) => secure.call(this, { ...options, socket }), done);
   };
+}
+
+// Opens a tunnel for an agent. Meanwhile its socket is one of the agent's, as a connecting one would be: it counts for
+// `maxSockets`, and `destroy` ends it. What fails is a socket that fails, since agents go on with the next request only
+// after a socket.
+function open(agent, proxy, options, defaultPort, finish, done) {
+  const name = options._agentKey;
+  let connecting;
+  const started = (socket) => {
+    if (name === undefined) return;
+    connecting = socket;
+    (agent.sockets[name] ??= []).push(socket);
+    agent.totalSocketCount += 1;
+  };
+  const ended = () => {
+    const index = agent.sockets[name]?.indexOf(connecting) ?? -1;
+    if (index < 0) return;
+    agent.sockets[name].splice(index, 1);
+    if (agent.sockets[name].length === 0) delete agent.sockets[name];
+    agent.totalSocketCount -= 1;
+  };
+  const fail = (error) => {
+    const { Socket } = require('node:net');
+    const failed = new Socket();
+    done(null, failed);
+    failed.destroy(error);
+  };
+  tunnel(proxy, options.host, options.port || defaultPort, started, (error, socket) => {
+    ended();
+    if (error) return fail(error);
+    let finished;
+    try {
+      finished = finish(socket);
+    } catch (unusable) {
+      socket.destroy();
+      return fail(unusable);
+    }
+    done(null, finished);
+  });
 }
 
 // (options, done), as agents call it. Whoever calls it otherwise expects a socket at once, which cannot be given.
@@ -101,6 +130,7 @@ function connect({ hostname, protocol, port, servername, httpSocket }, done) {
     clearTimeout(timer);
     if (error) return done(error);
     socket.setNoDelay(true);
+    socket.setKeepAlive(true, 60_000);
     done(null, socket);
   };
   const timer = setTimeout(() => {
@@ -144,11 +174,11 @@ function tunnel(proxy, host, port, started, done) {
   const http = require('node:http');
   const to = bare(proxy.hostname);
   const where = { host: to, port: portOf(proxy) };
-  const open = () => {
+  const connect = () => {
     const name = net.isIP(to) ? {} : { servername: to };
     const socket = proxy.protocol === 'https:' ? tls.connect({ ...where, ...name }) : net.connect(where);
     socket.setNoDelay(true);
-    started?.(socket);
+    started(socket);
     return socket;
   };
   const authority = `${net.isIPv6(host = bare(host)) ? `[${host}]` : host}:${port}`;
@@ -157,7 +187,7 @@ function tunnel(proxy, host, port, started, done) {
     const login = `${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`;
     headers['Proxy-Authorization'] = `Basic ${Buffer.from(login).toString('base64')}`;
   }
-  const request = http.request({ method: 'CONNECT', path: authority, headers, createConnection: open });
+  const request = http.request({ method: 'CONNECT', path: authority, headers, createConnection: connect });
   request.once('connect', (answer, socket, head) => {
     if (answer.statusCode !== 200) {
       socket.destroy();

@@ -24,6 +24,15 @@ const requested = (module, url, options = {}, body) =>
     request.end(body);
   });
 
+// The site never ends this answer.
+const timedOut = (module, site) =>
+  new Promise((resolve) => {
+    const request = module.get(`${site}/endless`, { timeout: 300 }, (response) => {
+      response.resume().on("error", (error) => resolve(["timeout", error.code]));
+    });
+    request.on("timeout", () => request.destroy()).on("error", () => {});
+  });
+
 const own = new https.Agent({ keepAlive: true });
 const long = "0123456789abcdef".repeat(20_000);
 
@@ -67,6 +76,20 @@ const ways = {
   httpsPost: () => requested(https, `${secure}/https-post`, { method: "POST" }, long),
   httpsNoAgent: () => requested(https, `${secure}/https-no-agent`, { agent: false }),
   httpsOwnAgent: () => requested(https, `${secure}/https-own-agent`, { agent: own }),
+  httpsQueue: async () => {
+    // One socket for all of them.
+    const agent = new https.Agent({ keepAlive: true, maxSockets: 1 });
+    const ports = new Set();
+    agent.on("free", (socket) => ports.add(socket.localPort));
+    const all = [1, 2, 3].map((n) => requested(https, `${secure}/https-queue-${n}`, { agent }));
+    const got = (await Promise.allSettled(all)).map((one) => one.reason?.message ?? one.value.status);
+    await new Promise(setImmediate);
+    const left = Object.keys(agent.requests).length + Object.keys(agent.sockets).length;
+    agent.destroy();
+    return { got, left, ports: ports.size };
+  },
+  httpsTimeout: () => timedOut(https, secure),
+  httpTimeout: () => timedOut(http, plain),
   httpsAbort: () =>
     new Promise((resolve) => {
       const request = https.get(`${secure}/endless`, (response) => {

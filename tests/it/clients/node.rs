@@ -43,10 +43,13 @@ impl Site {
     fn next(&self) {
         let (mut streams, mut parts) = (self.streams.lock().unwrap(), self.parts.lock().unwrap());
         *parts += 1;
-        if *parts % 3 == 0 {
-            streams.clear();
-        } else if let Some(stream) = streams.last() {
-            stream.try_send(Ok(format!("part {parts}").into())).unwrap();
+        match *parts % 3 {
+            0 => streams.clear(),
+            part => streams
+                .last()
+                .unwrap()
+                .try_send(Ok(format!("part {part}").into()))
+                .unwrap(),
         }
     }
 }
@@ -61,13 +64,11 @@ fn open(kept: &Mutex<Vec<Sender>>) -> Parts {
 
 /// The request without what belongs to the connection.
 fn echo(request: &Seen) -> Value {
-    let fields = request
-        .headers
-        .iter()
-        .filter(|(name, _)| !["via", "connection", "keep-alive"].contains(&name.as_str()));
-    let fields: Vec<String> = fields
-        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-        .collect();
+    let of_connection = ["via", "connection", "keep-alive"];
+    let own = |name: &str| !of_connection.contains(&name);
+    let fields = request.headers.iter().filter(|(name, _)| own(name.as_str()));
+    let mut fields: Vec<String> = fields.map(|(name, value)| format!("{name}: {value:?}")).collect();
+    fields.sort();
     json!({
         "method": request.method,
         "target": request.target,
@@ -124,12 +125,15 @@ impl Sites {
         arguments
     }
 
-    /// Whether each request so far came through bursar.
-    fn proxied(&self) -> Vec<(String, bool)> {
-        let seen = [self.secure.seen(), self.plain.seen()].concat();
-        seen.iter()
-            .map(|one| (one.target.clone(), one.headers.contains_key("via")))
-            .collect()
+    /// The path of each request after the first so many of each site, and whether it came through bursar.
+    fn arrived(&self, [secure, plain]: [usize; 2]) -> Vec<(String, bool)> {
+        let seen = [&self.secure.seen()[secure..], &self.plain.seen()[plain..]].concat();
+        let described = |one: Seen| (one.target, one.headers.contains_key("via"));
+        seen.into_iter().map(described).collect()
+    }
+
+    fn so_far(&self) -> [usize; 2] {
+        [self.secure.seen().len(), self.plain.seen().len()]
     }
 }
 
@@ -159,8 +163,8 @@ async fn every_request_is_as_without_a_proxy_and_comes_through_it() {
     direct.args(&arguments[1..]);
     direct.env("NODE_EXTRA_CA_CERTS", bursar.path().join("origin-ca.pem"));
     let direct = printed_by(direct).await;
-    let before = sites.proxied().len();
-    assert!(sites.proxied().iter().all(|(_, proxied)| !proxied));
+    assert!(sites.arrived([0, 0]).iter().all(|(_, proxied)| !proxied));
+    let direct_run = sites.so_far();
 
     let through = printed_by(behind(&bursar, &arguments)).await;
     for (way, got) in direct.as_object().unwrap() {
@@ -169,17 +173,19 @@ async fn every_request_is_as_without_a_proxy_and_comes_through_it() {
     }
     assert_eq!(direct["fetchStream"]["parts"].as_array().unwrap().len(), 3, "{direct}");
     assert_eq!(direct["fetchAbort"], "AbortError");
+    assert_eq!(
+        direct["httpsQueue"],
+        json!({ "got": [200, 200, 200], "left": 0, "ports": 1 })
+    );
 
-    assert_eq!(sites.proxied().len(), 2 * before);
-    // The direct run's; newer versions leave agents alone that a program made itself.
-    let past: Vec<String> = sites
-        .proxied()
-        .into_iter()
-        .filter(|(_, proxied)| !proxied)
-        .map(|(target, _)| target)
-        .collect();
-    let expected = if obeys { before + 2 } else { before };
-    assert_eq!(past.len(), expected, "{past:?}");
+    let arrived = sites.arrived(direct_run);
+    assert_eq!(arrived.len(), direct_run.iter().sum::<usize>());
+    for (target, proxied) in arrived {
+        // Newer versions leave agents alone that a program made itself.
+        let of_own_agent = ["/https-own-agent", "/https-no-agent", "/https-queue"];
+        let left_alone = obeys && of_own_agent.iter().any(|path| target.starts_with(path));
+        assert_eq!(proxied, !left_alone, "{target}");
+    }
 }
 
 #[tokio::test]
@@ -246,13 +252,21 @@ async fn a_refused_login_is_an_error_that_says_so() {
     }
     let sites = Sites::start().await;
     let bursar = setup().start();
-    let arguments = sites.arguments(&node, &["fetch", "https"]);
+    let arguments = sites.arguments(&node, &["fetch", "https", "httpsQueue"]);
     let script = "https_proxy=\"http://research:wrong@${https_proxy#*@}\" exec \"$@\"";
     let mut wrapped = vec!["sh", "-c", script, "sh"];
     wrapped.extend(arguments.iter().map(String::as_str));
     let got = printed_by(run(bursar.path(), &wrapped)).await;
     assert!(got["https"]["error"].as_str().unwrap().contains("407"), "{got}");
     assert!(got["fetch"]["cause"].as_str().unwrap().contains("407"), "{got}");
+    // One after the other, and none waits for ever.
+    let queue = got["httpsQueue"]["got"].as_array().unwrap();
+    assert_eq!(queue.len(), 3);
+    assert!(
+        queue.iter().all(|error| error.as_str().unwrap().contains("407")),
+        "{got}"
+    );
+    assert_eq!(got["httpsQueue"]["left"], 0);
     assert!(sites.secure.seen().is_empty());
 }
 
