@@ -62,11 +62,14 @@ def aiohttp_socket(url):
 
 
 def websockets(url):
-    from websockets.sync.client import connect
+    from websockets.asyncio.client import connect
 
-    with connect(url) as socket:
-        socket.send("hello")
-        return socket.recv()
+    async def said():
+        async with connect(url) as socket:
+            await socket.send("hello")
+            return await socket.recv()
+
+    return asyncio.run(said())
 
 
 print(globals()[sys.argv[1].replace("-", "_")](sys.argv[2]), end="")
