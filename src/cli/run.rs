@@ -40,9 +40,9 @@ impl Run {
         let agent = self.agent.parse::<AgentName>()?;
         if let Some(version) = old_node(&self.command[0]).await {
             note!(
-                "bursar: Node {version} ignores proxy variables by itself. bursar makes its `fetch`, `http` and `https` \
-                 obey; connections that the program opens in other ways bypass bursar and are not paid. Node 22.21 or \
-                 newer obeys by itself."
+                "bursar: Node {version} ignores proxy variables. bursar makes its `fetch`, `http` and `https` use the \
+                 proxy; connections that the program opens in other ways bypass bursar and are not paid. Node 22.21 \
+                 and newer read the variables."
             );
         }
         write_node_proxy(home)?;
