@@ -8,7 +8,9 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use alloy_primitives::hex;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
@@ -28,6 +30,14 @@ mod roster;
 /// SHA-256 of a token's text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TokenDigest([u8; 32]);
+
+/// Names a token to people: the first 48 bits of its digest, which say nothing about the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenId([u8; 6]);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the id of a token is 12 hexadecimal digits, not the token itself; list the ids with: bursar agents tokens")]
+pub struct NotATokenId;
 
 /// Why a token exists, which determines when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -79,6 +89,10 @@ pub enum AgentsError {
     Unknown(AgentName),
     #[error("{0} is revoked; give it a new token with: bursar agents rotate {0}")]
     Revoked(AgentName),
+    #[error("{0} has no own token, so no more tokens are issued for it; give it one with: bursar agents rotate {0}")]
+    NoOwnToken(AgentName),
+    #[error("{agent} has no valid token with the id {id}; list its tokens with: bursar agents tokens {agent}")]
+    UnknownToken { agent: AgentName, id: TokenId },
     #[error("{path} is damaged: {why}", path = path.display())]
     Damaged { path: PathBuf, why: String },
     #[error("the operating system gave no random bytes: {0}")]
@@ -138,6 +152,20 @@ impl Registry {
         })
     }
 
+    /// Ends one token of the agent, its own included.
+    pub(crate) fn revoke_token(&self, name: &AgentName, id: TokenId, now: Timestamp) -> Result<(), AgentsError> {
+        self.change(now, |agents| {
+            let tokens = &mut find(agents, name)?.tokens;
+            let before = tokens.len();
+            tokens.retain(|token| token.digest.id() != id);
+            if tokens.len() == before {
+                let agent = name.clone();
+                return Err(AgentsError::UnknownToken { agent, id });
+            }
+            Ok(())
+        })
+    }
+
     /// Issues one more token, beside the agent's own. `run` ends it with [`Registry::forget`]; `expires` ends it if
     /// `run` was killed.
     pub(crate) fn mint_temporary(
@@ -150,8 +178,11 @@ impl Registry {
         self.change(now, |agents| {
             let agent = find(agents, name)?;
             // A revoked agent has no tokens; `run` must not readmit it.
-            if !agent.tokens.iter().any(|token| token.purpose == Purpose::Own) {
+            if agent.tokens.is_empty() {
                 return Err(AgentsError::Revoked(name.clone()));
+            }
+            if !agent.tokens.iter().any(|token| token.purpose == Purpose::Own) {
+                return Err(AgentsError::NoOwnToken(name.clone()));
             }
             let (issued, token) = issue(name, purpose, now, Some(expires))?;
             agent.tokens.push(token);
@@ -308,6 +339,30 @@ impl TokenDigest {
     pub(crate) fn of(token: &str) -> Self {
         Self(Sha256::digest(token.as_bytes()).into())
     }
+
+    pub(crate) fn id(&self) -> TokenId {
+        let [a, b, c, d, e, f, ..] = self.0;
+        TokenId([a, b, c, d, e, f])
+    }
+}
+
+impl FromStr for TokenId {
+    type Err = NotATokenId;
+
+    fn from_str(text: &str) -> Result<Self, NotATokenId> {
+        // `hex` would skip `0x`.
+        if text.len() != 12 {
+            return Err(NotATokenId);
+        }
+        let bytes = hex::decode(text).map_err(|_| NotATokenId)?;
+        bytes.try_into().map(Self).map_err(|_| NotATokenId)
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 impl fmt::Display for TokenDigest {
@@ -324,7 +379,6 @@ impl fmt::Debug for TokenDigest {
 
 impl<'de> Deserialize<'de> for TokenDigest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use alloy_primitives::hex;
         let text = String::deserialize(deserializer)?;
         let wrong = || serde::de::Error::custom("token_sha256 must be 64 hexadecimal digits");
         let bytes = hex::decode(&text).map_err(|_| wrong())?;

@@ -83,6 +83,49 @@ fn add_rotate_revoke() {
 }
 
 #[test]
+fn tokens_end_one_by_one() {
+    let (_folder, home) = home();
+    let registry = Registry::new(&home);
+    let own = registry.add(&name("a"), at(0)).unwrap();
+    let other = registry.add(&name("b"), at(0)).unwrap();
+    let mint = || registry.mint_temporary(&name("a"), Purpose::Env, at(10), at(1));
+    let (first, second) = (mint().unwrap(), mint().unwrap());
+    let left = || -> Vec<_> { registry.list().unwrap()[0].tokens.iter().map(|t| t.digest).collect() };
+
+    registry.revoke_token(&name("a"), first.digest.id(), at(2)).unwrap();
+    assert_eq!(left(), [own.digest, second.digest]);
+    // Neither again, nor of another agent, nor after its end.
+    for (agent, id, now) in [
+        ("a", first.digest.id(), at(2)),
+        ("a", other.digest.id(), at(2)),
+        ("a", second.digest.id(), at(10)),
+    ] {
+        let refused = registry.revoke_token(&name(agent), id, now);
+        assert!(matches!(refused, Err(AgentsError::UnknownToken { .. })), "{id}");
+    }
+    assert_eq!(registry.list().unwrap()[1].tokens.len(), 1);
+
+    let third = mint().unwrap();
+    registry.revoke_token(&name("a"), own.digest.id(), at(2)).unwrap();
+    assert!(left().contains(&third.digest));
+    assert!(matches!(mint(), Err(AgentsError::NoOwnToken(_))));
+    registry.revoke(&name("a"), at(3)).unwrap();
+    assert!(matches!(mint(), Err(AgentsError::Revoked(_))));
+}
+
+#[test]
+fn ids_of_tokens() {
+    let id = TokenDigest::of("bur_x").id();
+    let text = id.to_string();
+    assert_eq!(text, TokenDigest::of("bur_x").to_string()[..12]);
+    assert_eq!(text.parse::<TokenId>().unwrap(), id);
+    assert_eq!(text.to_uppercase().parse::<TokenId>().unwrap(), id);
+    for wrong in ["", "abc", "0x0123456789", "0123456789ag", "0123456789abcd", "ääääää"] {
+        assert!(wrong.parse::<TokenId>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn temporary_tokens_are_forgotten_or_run_out() {
     let (_folder, home) = home();
     let registry = Registry::new(&home);

@@ -63,9 +63,9 @@ enum Command {
     Serve(serve::Serve),
     /// Run a command as an agent, with its traffic going through the proxy
     Run(run::Run),
-    /// Print the environment variables that point a client at the running proxy, with a 30-day token
+    /// Print the environment variables that point a client at the proxy, with a token that lasts 30 days or `--ttl`
     Env(environment::Env),
-    /// Add, list and revoke agents, and rotate their tokens
+    /// Add, list and revoke agents; rotate, list and revoke their tokens
     #[command(subcommand)]
     Agents(agents::Agents),
     /// List and inspect payments; resolve those that cannot be proven
@@ -280,6 +280,12 @@ impl From<HomeError> for Failure {
 
 impl From<crate::agents::AgentsError> for Failure {
     fn from(error: crate::agents::AgentsError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<crate::agents::NotATokenId> for Failure {
+    fn from(error: crate::agents::NotATokenId) -> Self {
         Self::usage(error.to_string())
     }
 }

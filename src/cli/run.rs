@@ -2,17 +2,15 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::ExitStatus;
 
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
 
-use super::environment::{Inherited, STRIPPED, server_address, variables};
+use super::environment::{Files, Inherited, Loopback, STRIPPED, old_node, server_address, variables, write_node_proxy};
 use super::output::note;
 use super::{Exit, Failure};
 use crate::agents::{Purpose, Registry};
@@ -22,9 +20,6 @@ use bursar_home::Home;
 
 /// Expires the token of a `run` that was killed before it could revoke it.
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Older Node versions ignore proxy variables (R231).
-const NODE_WITH_PROXY: (u32, u32) = (22, 21);
-const NODE_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct Run {
@@ -39,10 +34,18 @@ pub(super) struct Run {
 impl Run {
     pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
-        let listen = server_address(home)?;
-        let secrets = secret_variables(&Config::load(home.root())?);
+        let config = Config::load(home.root())?;
+        let listen = server_address(home, &config)?;
+        let secrets = secret_variables(&config);
         let agent = self.agent.parse::<AgentName>()?;
-        warn_of_old_node().await;
+        if let Some(version) = old_node(&self.command[0]).await {
+            note!(
+                "bursar: Node {version} ignores proxy variables. bursar makes its `fetch`, `http` and `https` use the \
+                 proxy; connections that the program opens in other ways bypass bursar and are not paid. Node 22.21 \
+                 and newer read the variables."
+            );
+        }
+        write_node_proxy(home)?;
         let registry = Registry::new(home);
         let now = Timestamp::now();
         let issued = registry.mint_temporary(&agent, Purpose::Run, now + LIFE, now)?;
@@ -60,7 +63,8 @@ impl Run {
         for name in &secrets {
             command.env_remove(name);
         }
-        command.envs(variables(home, &listen, &issued, &inherited));
+        let loopback = Loopback::of(&config.upstream.allow_private);
+        command.envs(variables(&listen, &issued, &Files::here(home), &inherited, loopback));
         let ended = follow(command).await;
 
         if let Err(error) = registry.forget(&issued.digest, Timestamp::now()) {
@@ -115,46 +119,4 @@ fn secret_variables(config: &Config) -> Vec<String> {
         SecretSource::File(_) | SecretSource::Credential(_) => None,
     };
     config.secrets().filter_map(variable).collect()
-}
-
-async fn warn_of_old_node() {
-    let asked = Command::new("node")
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    // `node` may be a version manager's script that uses the network.
-    let Ok(Ok(output)) = timeout(NODE_PATIENCE, asked).await else {
-        return;
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    if let Some(version) = node_version(&text)
-        && version < NODE_WITH_PROXY
-    {
-        note!(
-            "bursar: node {} on the PATH ignores proxy variables, so its requests bypass bursar and are not paid. Use \
-             Node 22.21 or newer.",
-            text.trim()
-        );
-    }
-}
-
-fn node_version(text: &str) -> Option<(u32, u32)> {
-    let mut numbers = text.trim().strip_prefix('v')?.split('.');
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn node_versions_compare_as_numbers() {
-        assert_eq!(node_version("v20.20.2\n"), Some((20, 20)));
-        assert!(node_version("v22.9.0").unwrap() < NODE_WITH_PROXY);
-        assert!(node_version("v22.21.0").unwrap() >= NODE_WITH_PROXY);
-        assert!(node_version("v24.1.0").unwrap() >= NODE_WITH_PROXY);
-        assert_eq!(node_version("nonsense"), None);
-    }
 }

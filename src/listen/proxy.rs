@@ -191,8 +191,9 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
 fn absolute_origin(uri: &Uri) -> Result<Origin, Problem> {
     let refuse = |detail: &str| Problem::new(Code::BadRequest, detail);
     let (scheme, port) = match uri.scheme_str() {
-        Some("http") => (Scheme::Http, 80),
-        Some("https") => (Scheme::Https, 443),
+        // aiohttp opens a WebSocket in this form.
+        Some("http" | "ws") => (Scheme::Http, 80),
+        Some("https" | "wss") => (Scheme::Https, 443),
         _ => return Err(refuse("Only http and https URLs can be forwarded.")),
     };
     let authority = uri.authority().ok_or_else(|| refuse("The URL names no host."))?;

@@ -169,6 +169,10 @@ impl Home {
     pub fn bundle(&self) -> PathBuf {
         self.root.join("bundle.pem")
     }
+    /// What makes a Node without support for proxy variables use the proxy; Node loads it by `NODE_OPTIONS`.
+    pub fn node_proxy(&self) -> PathBuf {
+        self.root.join("node-proxy.cjs")
+    }
     /// The key that `init --wallet` creates; bursar.toml may name another one.
     pub fn wallet_key(&self) -> PathBuf {
         self.root.join("wallet.key")
@@ -278,6 +282,7 @@ impl Home {
             self.ca_certificate(),
             self.ca_key(),
             self.bundle(),
+            self.node_proxy(),
             self.wallet_key(),
             self.log_key(),
             self.node(),

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{NEGATIVE, USAGE, done, fails, json_lines, stderr, stdout};
 use crate::support::agent::Agent;
@@ -80,6 +81,101 @@ async fn agents_come_go_and_come_back() {
             &["bursar agents add nobody"],
         );
     }
+}
+
+#[tokio::test]
+async fn tokens_are_listed_and_end_one_by_one() {
+    let bursar = setup().start();
+    let dir = bursar.path().to_owned();
+    let own = bursar.home.token.clone();
+    let mint = || {
+        let printed = done(&dir, &["env", "--agent", "research", "--format", "dotenv"]);
+        let after = stdout(&printed).split_once("research:").unwrap().1.to_owned();
+        after.split('@').next().unwrap().to_owned()
+    };
+    let (first, second) = (mint(), mint());
+    done(&dir, &["agents", "add", "writer"]);
+
+    let listed = done(&dir, &["agents", "tokens", "research", "--json"]);
+    for token in [&own, &first, &second] {
+        assert!(!stdout(&listed).contains(&token[4..]), "a token was listed");
+    }
+    let tokens = json_lines(&listed);
+    let purposes: Vec<&str> = tokens.iter().map(|token| token["purpose"].as_str().unwrap()).collect();
+    assert_eq!(purposes, ["own", "env", "env"]);
+    let mut members: Vec<&String> = tokens[0].as_object().unwrap().keys().collect();
+    members.sort();
+    assert_eq!(members, ["agent", "created", "expires", "id", "purpose"]);
+    // The id is part of the hash, which is no secret.
+    let id = tokens[1]["id"].as_str().unwrap();
+    assert!(sha256(&first).starts_with(id) && id.len() == 12, "{id}");
+    assert_eq!(json_lines(&done(&dir, &["agents", "tokens", "--json"])).len(), 4);
+    assert_eq!(
+        json_lines(&done(&dir, &["agents", "list", "--json"]))[0]["tokens"][1]["id"],
+        id
+    );
+    let table = stdout(&done(&dir, &["agents", "tokens"]));
+    assert!(
+        table.lines().nth(1).unwrap().contains(&format!("{id} env  since")),
+        "{table}"
+    );
+    assert!(table.lines().next().unwrap().contains("until it is revoked"), "{table}");
+
+    let enters = |token: &str| {
+        let agent = Agent {
+            login: format!("research:{token}"),
+            ..Agent::of(&bursar)
+        };
+        async move { agent.connect_answer("localhost:1").await.1.starts_with("HTTP/1.1 200") }
+    };
+    assert!(enters(&first).await);
+    let revoked = done(&dir, &["agents", "revoke", "research", "--token", id]);
+    assert!(
+        stderr(&revoked).contains(&format!("Revoked the token {id} of research")),
+        "{revoked:?}"
+    );
+    until(async || !enters(&first).await, "the revoked token ends").await;
+    assert!(enters(&second).await && enters(&own).await, "the others stay valid");
+
+    for (token, why) in [
+        (id, "no valid token with the id"),
+        ("12", "12 hexadecimal digits"),
+        (first.as_str(), "12 hexadecimal digits"),
+    ] {
+        let arguments = ["agents", "revoke", "research", "--token", token];
+        fails(&dir, &arguments, USAGE, &[why, "bursar agents tokens"]);
+    }
+    // Not by the name of another agent.
+    let other = tokens[2]["id"].as_str().unwrap();
+    fails(
+        &dir,
+        &["agents", "revoke", "writer", "--token", other],
+        USAGE,
+        &["writer has no valid token"],
+    );
+    fails(
+        &dir,
+        &["agents", "tokens", "nobody"],
+        USAGE,
+        &["bursar agents add nobody"],
+    );
+    assert!(enters(&second).await);
+
+    let own_id = tokens[0]["id"].as_str().unwrap();
+    done(&dir, &["agents", "revoke", "research", "--token", own_id]);
+    until(async || !enters(&own).await, "the own token ends").await;
+    let said = fails(
+        &dir,
+        &["env", "--agent", "research"],
+        USAGE,
+        &["bursar agents rotate research"],
+    );
+    assert!(said.contains("research has no own token"), "{said}");
+    assert!(enters(&second).await);
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn until(mut is_so: impl AsyncFnMut() -> bool, what: &str) {

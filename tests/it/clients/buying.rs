@@ -1,10 +1,8 @@
 //! curl, wget, git, Node and Python buy from sellers that are third-party programs too.
 
-use std::process::Command;
-
 use serde_json::Value;
 
-use super::{found, ran, run, shop, text};
+use super::{found, python, ran, run, shop, text};
 use crate::support::bursar::setup;
 use crate::support::buyer::{Buyer, buyer, lab, skip};
 use crate::support::lab::{Lab, interop};
@@ -96,13 +94,19 @@ fn node_fetch_buys() {
     agents_buy(&[lab.node.to_str().unwrap(), agent.to_str().unwrap()]);
 }
 
+/// Whatever Node is on the PATH: Node 20 needs `NODE_OPTIONS`.
+#[test]
+fn the_machines_own_node_buys() {
+    if !found("node") {
+        return skip("node is not installed");
+    }
+    let agent = interop().join("agents/fetch.mjs");
+    agents_buy(&["node", agent.to_str().unwrap()]);
+}
+
 #[test]
 fn python_requests_buys() {
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let has_requests = Command::new(&python).args(["-c", "import requests"]).output();
-    if !has_requests.is_ok_and(|output| output.status.success()) {
-        return skip("no Python with `requests`: pip install -r tests/interop/agents/requirements.txt, or set PYTHON");
-    }
+    let Some(python) = python("requests") else { return };
     let agent = interop().join("agents/requests_get.py");
     agents_buy(&[&python, agent.to_str().unwrap()]);
 }

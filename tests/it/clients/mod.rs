@@ -1,18 +1,22 @@
 //! Unmodified clients behind `bursar run` and `bursar env`, configured only by environment variables.
 
 mod buying;
+mod loopback;
+mod node;
 mod running;
+mod sockets;
 mod variables;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::support::bursar::{Bursar, bin};
+use crate::support::buyer::skip;
 use crate::support::origin::Origin;
 use crate::support::seller;
 
 /// Variables in the environment of the test run that would affect these tests.
-const OURS: [&str; 20] = [
+const OURS: [&str; 27] = [
     "HTTPS_PROXY",
     "https_proxy",
     "HTTP_PROXY",
@@ -33,6 +37,13 @@ const OURS: [&str; 20] = [
     "GIT_SSL_CAINFO",
     "GIT_SSL_NO_VERIFY",
     "BURSAR_DIR",
+    "NIX_SSL_CERT_FILE",
+    "WS_PROXY",
+    "ws_proxy",
+    "WSS_PROXY",
+    "wss_proxy",
+    "grpc_proxy",
+    "no_grpc_proxy",
 ];
 
 fn bare(program: &str) -> Command {
@@ -76,6 +87,21 @@ fn found(program: &str) -> bool {
         .stdin(Stdio::null())
         .output()
         .is_ok_and(|output| output.status.success())
+}
+
+/// A Python that can import these modules.
+fn python(modules: &str) -> Option<String> {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let imported = Command::new(&python)
+        .args(["-c", &format!("import {modules}")])
+        .output();
+    if imported.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    skip(&format!(
+        "no Python with {modules}: pip install -r tests/interop/agents/requirements.txt, or set PYTHON"
+    ));
+    None
 }
 
 /// Sells "goods" for a cent.
