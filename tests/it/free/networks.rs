@@ -39,7 +39,7 @@ fn with_login(setup: Setup) -> Setup {
     let setup = setup.upstream(&format!(
         "proxy_user = \"{USER}\"\nproxy_password = \"file:proxy.password\"\n"
     ));
-    setup.file("proxy.password", PASSWORD)
+    setup.file("proxy.password", PASSWORD, 0o600)
 }
 
 /// GET in a tunnel to `name`, at the origin's port.

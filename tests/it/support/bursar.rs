@@ -123,20 +123,6 @@ impl Setup {
         self.upstream("extra_ca = \"origin-ca.pem\"\n")
     }
 
-    /// A file in the data directory that nobody else may read.
-    pub(crate) fn file(self, name: &str, text: &str) -> Self {
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(self.dir.path().join(name))
-            .unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        self
-    }
-
     pub(crate) fn home(self) -> Home {
         // `init` into a folder that exists but is empty, as a volume is.
         let dir = self.dir;
