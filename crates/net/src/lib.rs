@@ -58,6 +58,7 @@
 
 pub mod body;
 pub mod dial;
+pub mod h1;
 pub mod idle;
 pub mod oauth;
 pub mod post;
