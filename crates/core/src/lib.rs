@@ -58,6 +58,7 @@ pub mod assets;
 pub mod challenge;
 pub mod clock;
 pub mod decode;
+pub mod h1;
 pub mod hop;
 pub mod host;
 pub mod money;

@@ -1,0 +1,214 @@
+//! The field lines of one head or of trailers, as they arrived.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::write::{Hop, Placed};
+use super::{MOST_FIELDS, Malformed};
+
+/// The lines of a head in their order, each as its sender wrote it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Lines {
+    lines: std::sync::Arc<[Line]>,
+}
+
+#[derive(Clone, Debug)]
+struct Line {
+    name: HeaderName,
+    /// As the map has it.
+    value: HeaderValue,
+    /// From the name to the end of the value, folds included.
+    raw: Bytes,
+    /// How many lines with this name come before it.
+    nth: u16,
+}
+
+/// Whose message it is decides what is tolerated: a request is refused where two servers could read it differently,
+/// an answer is taken as clients take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    Agent,
+    Site,
+}
+
+impl Lines {
+    /// Reads the lines of `block`: everything after the first line, up to and including the empty one.
+    pub(super) fn parse(block: &Bytes, from: From) -> Result<(HeaderMap, Self), Malformed> {
+        let mut headers = HeaderMap::new();
+        let mut lines = Vec::with_capacity(16);
+        let mut at = 0;
+        while let Some((raw, next)) = logical_line(block, at, from)? {
+            at = next;
+            let Some((name, value)) = field(&raw, from)? else {
+                continue;
+            };
+            let raw = without_bare_returns(raw);
+            if lines.len() == MOST_FIELDS {
+                return Err(Malformed::TooManyFields);
+            }
+            let nth = match headers.contains_key(&name) {
+                true => headers.get_all(&name).iter().count(),
+                false => 0,
+            };
+            headers.append(name.clone(), value.clone());
+            let nth = u16::try_from(nth).unwrap_or(u16::MAX);
+            lines.push(Line { name, value, raw, nth });
+        }
+        Ok((headers, Self { lines: lines.into() }))
+    }
+
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Writes what `headers` holds, in the order and with the bytes of these lines as far as they are still true.
+    pub(super) fn write(&self, headers: &HeaderMap, hop: Option<&Hop>, placed: &mut Placed, out: &mut BytesMut) {
+        let mut written = 0;
+        for line in self.lines.iter() {
+            if let Some(hop) = hop
+                && hop.replaces(&line.name)
+            {
+                hop.write_at(&line.name, &line.raw, placed, out);
+                continue;
+            }
+            let current = match line.nth {
+                0 => headers.get(&line.name),
+                nth => headers.get_all(&line.name).iter().nth(usize::from(nth)),
+            };
+            let Some(current) = current else { continue };
+            written += 1;
+            if *current == line.value {
+                out.extend_from_slice(&line.raw);
+            } else {
+                let name = line.raw.get(..line.name.as_str().len()).unwrap_or_default();
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(current.as_bytes());
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+        if written < headers.len() {
+            self.write_added(headers, hop, out);
+        }
+    }
+
+    /// Fields that no line stands for.
+    fn write_added(&self, headers: &HeaderMap, hop: Option<&Hop>, out: &mut BytesMut) {
+        for name in headers.keys() {
+            if hop.is_some_and(|hop| hop.replaces(name)) {
+                continue;
+            }
+            let lines = self.lines.iter().filter(|line| line.name == *name).count();
+            for value in headers.get_all(name).iter().skip(lines) {
+                write_field(name, value, out);
+            }
+        }
+    }
+}
+
+/// A field of ours, in the case that such fields are usually written in.
+pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
+    let mut starts = true;
+    for byte in name.as_str().bytes() {
+        out.extend_from_slice(&[if starts { byte.to_ascii_uppercase() } else { byte }]);
+        starts = byte == b'-';
+    }
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The fields that a hop decides about.
+pub(super) fn is_hops(name: &HeaderName) -> bool {
+    *name == CONNECTION || *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH
+}
+
+/// The field that begins at `at`, without its line's end but with the lines that continue it, and where the next one
+/// begins. `None` at the empty line.
+fn logical_line(block: &Bytes, at: usize, from: From) -> Result<Option<(Bytes, usize)>, Malformed> {
+    let (mut end, mut next) = line_end(block, at);
+    if end == at {
+        return Ok(None);
+    }
+    while matches!(block.get(next), Some(b' ' | b'\t')) {
+        if from == From::Agent {
+            return Err(Malformed::Folded);
+        }
+        (end, next) = line_end(block, next);
+    }
+    Ok(Some((block.slice(at..end), next)))
+}
+
+/// Where the line that contains `at` ends, without and with its line break. A bare LF ends a line too (RFC 9112 §2.2).
+pub(super) fn line_end(block: &[u8], at: usize) -> (usize, usize) {
+    let rest = block.get(at..).unwrap_or_default();
+    let Some(feed) = memchr::memchr(b'\n', rest) else {
+        return (block.len(), block.len());
+    };
+    let end = at + feed;
+    let bare = feed > 0 && block.get(end - 1) == Some(&b'\r');
+    (if bare { end - 1 } else { end }, end + 1)
+}
+
+/// `None`: a line that no client reads as a field, in an answer.
+fn field(raw: &Bytes, from: From) -> Result<Option<(HeaderName, HeaderValue)>, Malformed> {
+    let tolerant = from == From::Site;
+    let Some(colon) = memchr::memchr(b':', raw) else {
+        return if tolerant { Ok(None) } else { Err(Malformed::FieldName) };
+    };
+    let mut name = raw.get(..colon).unwrap_or_default();
+    if matches!(name.last(), Some(b' ' | b'\t')) {
+        if !tolerant {
+            return Err(Malformed::BlankBeforeColon);
+        }
+        name = name.trim_ascii_end();
+    }
+    let Ok(name) = HeaderName::from_bytes(name) else {
+        return if tolerant { Ok(None) } else { Err(Malformed::FieldName) };
+    };
+    let value = raw.slice(colon + 1..);
+    let trimmed = raw.slice_ref(blanks_trimmed(&value));
+    match HeaderValue::from_maybe_shared(trimmed.clone()) {
+        Ok(value) => Ok(Some((name, value))),
+        Err(_) if tolerant => {
+            // Decisions see blanks in place of line breaks and control characters; the agent sees the site's bytes.
+            let plain: Vec<u8> = trimmed
+                .iter()
+                .map(|byte| if is_odd(*byte) { b' ' } else { *byte })
+                .collect();
+            HeaderValue::from_maybe_shared(Bytes::from(plain))
+                .map(|value| Some((name, value)))
+                .map_err(|_| Malformed::FieldValue)
+        }
+        Err(_) => Err(Malformed::FieldValue),
+    }
+}
+
+/// Some readers take a CR alone for the end of a line, and would see a field that we did not.
+fn without_bare_returns(raw: Bytes) -> Bytes {
+    let is_bare = |at: usize| raw.get(at) == Some(&b'\r') && raw.get(at + 1) != Some(&b'\n');
+    if !memchr::memchr_iter(b'\r', &raw).any(is_bare) {
+        return raw;
+    }
+    let replaced = (0..raw.len()).map(|at| if is_bare(at) { b' ' } else { raw[at] });
+    replaced.collect::<Vec<u8>>().into()
+}
+
+fn blanks_trimmed(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+fn is_odd(byte: u8) -> bool {
+    (byte < 0x20 && byte != b'\t') || byte == 0x7f
+}

@@ -1,0 +1,159 @@
+//! Heads for the next hop.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
+use http::{HeaderMap, Version, request, response};
+
+use super::Length;
+use super::head::{RawTarget, Reason};
+use super::lines::{Lines, is_hops, write_field};
+
+/// What a hop decides by itself: how the body is framed, and whether the connection stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    pub framing: Length,
+    /// `None`: what the version of HTTP means without a `Connection` field.
+    pub connection: Option<Persistence>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    Close,
+    KeepAlive,
+}
+
+/// Which of its fields a hop has written where the other side had them.
+#[derive(Default)]
+pub(super) struct Placed {
+    of_answer: bool,
+    coding: bool,
+    connection: bool,
+}
+
+impl Hop {
+    pub(super) fn replaces(&self, name: &HeaderName) -> bool {
+        match is_hops(name) {
+            false => false,
+            // A length without a body, as in an answer to HEAD, says something about the resource.
+            true if *name == CONTENT_LENGTH => self.framing == Length::Chunked,
+            true if *name == CONNECTION => self.connection.is_some(),
+            true => true,
+        }
+    }
+
+    /// At the place of a line that this hop decides about. `identity` says nothing and stays, and so does what an answer
+    /// without a body says about the body that a GET would have.
+    pub(super) fn write_at(&self, name: &HeaderName, raw: &Bytes, placed: &mut Placed, out: &mut BytesMut) {
+        if *name == TRANSFER_ENCODING {
+            let coding = raw.to_ascii_lowercase();
+            let stays = match self.framing {
+                Length::Chunked => !std::mem::replace(&mut placed.coding, true),
+                Length::Empty => placed.of_answer,
+                Length::Known(_) | Length::UntilClose => coding.ends_with(b"identity"),
+            };
+            match (stays, self.framing) {
+                (true, Length::Chunked) if !coding.ends_with(b"chunked") => {
+                    out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+                }
+                (true, _) => {
+                    out.extend_from_slice(raw);
+                    out.extend_from_slice(b"\r\n");
+                }
+                (false, _) => {}
+            }
+        } else if *name == CONNECTION && !placed.connection {
+            self.write_connection(placed, out);
+        }
+    }
+
+    fn write_connection(&self, placed: &mut Placed, out: &mut BytesMut) {
+        let Some(connection) = self.connection else { return };
+        placed.connection = true;
+        out.extend_from_slice(match connection {
+            Persistence::Close => b"Connection: close\r\n",
+            Persistence::KeepAlive => b"Connection: keep-alive\r\n",
+        });
+    }
+
+    /// What no line of the other side gave a place to.
+    fn write_rest(&self, headers: &HeaderMap, placed: &mut Placed, out: &mut BytesMut) {
+        match self.framing {
+            Length::Chunked if !placed.coding => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            Length::Known(length) if !headers.contains_key(CONTENT_LENGTH) => {
+                out.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+            }
+            _ => {}
+        }
+        if !placed.connection {
+            self.write_connection(placed, out);
+        }
+    }
+}
+
+/// The target comes from the request's [`RawTarget`] if it has one, else from its URI in the form that it is in.
+pub fn write_request(head: &request::Parts, hop: Hop, out: &mut BytesMut) {
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    match (
+        head.extensions.get::<RawTarget>(),
+        head.uri.authority(),
+        head.uri.path_and_query(),
+    ) {
+        (Some(raw), Some(_), _) => out.extend_from_slice(raw.as_bytes()),
+        (Some(raw), None, _) => out.extend_from_slice(&raw.origin_form()),
+        (None, None, Some(path)) => out.extend_from_slice(path.as_str().as_bytes()),
+        (None, ..) => out.extend_from_slice(head.uri.to_string().as_bytes()),
+    }
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(version(head.version));
+    out.extend_from_slice(b"\r\n");
+    write_head(&head.headers, head.extensions.get(), &hop, Placed::default(), out);
+}
+
+pub fn write_response(head: &response::Parts, hop: Hop, out: &mut BytesMut) {
+    out.extend_from_slice(version(head.version));
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(head.status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    match head.extensions.get::<Reason>() {
+        Some(reason) => out.extend_from_slice(reason.as_bytes()),
+        None => out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes()),
+    }
+    out.extend_from_slice(b"\r\n");
+    let placed = Placed {
+        of_answer: true,
+        ..Placed::default()
+    };
+    write_head(&head.headers, head.extensions.get(), &hop, placed, out);
+}
+
+fn version(version: Version) -> &'static [u8] {
+    match version {
+        Version::HTTP_10 => b"HTTP/1.0",
+        _ => b"HTTP/1.1",
+    }
+}
+
+fn write_head(headers: &HeaderMap, lines: Option<&Lines>, hop: &Hop, mut placed: Placed, out: &mut BytesMut) {
+    write_fields(headers, lines, Some(hop), &mut placed, out);
+    hop.write_rest(headers, &mut placed, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+pub(super) fn write_fields(
+    headers: &HeaderMap,
+    lines: Option<&Lines>,
+    hop: Option<&Hop>,
+    placed: &mut Placed,
+    out: &mut BytesMut,
+) {
+    if let Some(lines) = lines {
+        lines.write(headers, hop, placed, out);
+        return;
+    }
+    for (name, value) in headers {
+        if hop.is_none_or(|hop| !hop.replaces(name)) {
+            write_field(name, value, out);
+        }
+    }
+}
