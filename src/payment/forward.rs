@@ -5,12 +5,15 @@ use std::sync::Arc;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Extensions, Request, Response, StatusCode, Uri, Version};
 
 use crate::answer::{self, Code, Problem, Unpaid};
 use bursar_core::agent_name::AgentName;
+use bursar_core::h1::{Lines, RawTarget};
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AnswerBody, BufferedBody, Progress, Relay, Replay, RequestBody};
+use bursar_net::h1::Interims;
+use bursar_net::h1::server::Exchange;
 use bursar_net::upstream::{Lane, Origin, stream};
 use bursar_net::via::Via;
 
@@ -39,8 +42,33 @@ pub(super) fn outgoing<B>(
             head.headers.insert(HOST, host);
         }
     }
-    head.extensions.clear();
+    head.extensions = as_written(head.extensions);
     Ok((head, body))
+}
+
+/// What says how the agent wrote its request. Nothing else that came with it concerns the site.
+fn as_written(mut arrived: Extensions) -> Extensions {
+    let mut kept = Extensions::new();
+    if let Some(lines) = arrived.remove::<Lines>() {
+        kept.insert(lines);
+    }
+    if let Some(target) = arrived.remove::<RawTarget>() {
+        kept.insert(target.into_origin_form());
+    }
+    kept
+}
+
+/// Informational answers go to the agent as they come. `100 Continue` concerns our own upload, which it lets begin: the
+/// agent gets one of ours when its body is wanted.
+pub(super) fn interims(agent: Exchange, invited: Option<BufferedBody>) -> Interims {
+    Interims::new(move |mut interim| {
+        if interim.status() != StatusCode::CONTINUE {
+            hop::strip_response(interim.headers_mut(), Upgrading::No);
+            agent.inform(interim);
+        } else if let Some(body) = &invited {
+            body.invite();
+        }
+    })
 }
 
 /// A site gets the origin form on h1 (RFC 9112 §3.2.1), and on h2 a full set of pseudo-fields.
@@ -65,6 +93,7 @@ pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) ->
         return request;
     }
     let (on_continue, in_time) = (body.clone(), body.clone());
+    // TODO-MERGE: goes with hyper's client
     hyper::ext::on_informational(&mut request, move |interim| {
         if interim.status() == StatusCode::CONTINUE {
             on_continue.invite();

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 use super::piece::{Left, Piece};
 use super::{BoxError, Uploading};
 use crate::idle::{Serving, Written};
+use bursar_core::h1::Lines;
 use bursar_core::hop::{self, Presented};
 
 /// The body of a response to the agent.
@@ -57,6 +58,19 @@ impl AnswerBody {
 
     pub fn empty() -> Self {
         Self::full(Bytes::new())
+    }
+
+    /// What ends it where it comes from.
+    pub(crate) fn framing(&self) -> Framing {
+        match &self.content {
+            Content::Full(_) => Framing::Own,
+            Content::Relay(relay) => relay.framing,
+        }
+    }
+
+    /// The trailers as the site wrote them, once they have arrived.
+    pub(crate) const fn trailer_lines(&self) -> Option<&Lines> {
+        None
     }
 }
 

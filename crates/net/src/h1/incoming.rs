@@ -64,15 +64,11 @@ impl Incoming {
         self.trailers.as_ref()
     }
 
-    pub const fn wire(&self) -> &Shared {
-        &self.wire
-    }
-
     /// Gives up the rest, which the connection then reads and drops; it counts for `serving` meanwhile.
-    pub fn leave(mut self, serving: Serving) {
+    pub(crate) fn leave(mut self, serving: &Serving) {
         if !std::mem::replace(&mut self.over, true) {
             let rest = self.take_decoder();
-            self.wire.lock().leave_body(rest, Some(serving));
+            self.wire.lock().leave_body(rest, Some(serving.clone()));
         }
     }
 

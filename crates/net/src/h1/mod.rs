@@ -4,6 +4,7 @@
 
 mod incoming;
 mod interims;
+pub mod server;
 pub mod upgrade;
 mod wire;
 
