@@ -135,20 +135,19 @@ struct AgentsEnd {
 
 /// WebSocket and the like: both ends are joined byte by byte; nothing inside is read or paid for (R35).
 fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Response<Relay>) -> AgentAnswer {
-    let Some(agents_end) = agents_end else {
+    let (Some(agents_end), Some(mut site)) = (agents_end, response.body().switched()) else {
         let detail = "The site switched protocols without being asked. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     };
     hop::strip_response(response.headers_mut(), Upgrading::Yes);
-    let sites_end = hyper::upgrade::on(&mut response);
     let (stop, drain) = (context.stop.clone(), context.traffic.drain);
     context.tasks.spawn(async move {
-        let (Ok(agent), Ok(site)) = (agents_end.upgrade.await, sites_end.await) else {
+        let Ok(agent) = agents_end.upgrade.await else {
             return;
         };
         // No more requests on this connection: only idleness ends it.
         let _serving = agents_end.serving;
-        let (mut agent, mut site) = (TokioIo::new(agent), TokioIo::new(site));
+        let mut agent = TokioIo::new(agent);
         let joined = tokio::io::copy_bidirectional(&mut agent, &mut site);
         let stopped = async {
             stop.cancelled().await;

@@ -11,6 +11,7 @@ use crate::answer::{self, Code, Problem, Unpaid};
 use bursar_core::agent_name::AgentName;
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AnswerBody, BufferedBody, Progress, Relay, Replay, RequestBody};
+use bursar_net::h1::Interims;
 use bursar_net::upstream::{Lane, Origin, stream};
 use bursar_net::via::Via;
 
@@ -65,9 +66,15 @@ pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) ->
         return request;
     }
     let (on_continue, in_time) = (body.clone(), body.clone());
-    hyper::ext::on_informational(&mut request, move |interim| {
+    let on_h2 = body.clone();
+    request.extensions_mut().insert(Interims::new(move |interim| {
         if interim.status() == StatusCode::CONTINUE {
             on_continue.invite();
+        }
+    }));
+    hyper::ext::on_informational(&mut request, move |interim| {
+        if interim.status() == StatusCode::CONTINUE {
+            on_h2.invite();
         }
     });
     tokio::spawn(async move {
