@@ -18,7 +18,7 @@ use super::tunnel;
 use crate::answer::{Code, Problem};
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;
-use bursar_core::h1::RawTarget;
+use bursar_core::h1::{Persistence, RawTarget};
 use bursar_core::host::Authority;
 use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::h1::server::{self, Answer, Refused, Served, Service, Then};
@@ -204,7 +204,10 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
         Ok((lane, _)) => Site::Open(Arc::new(lane)),
         Err(error) => Site::Closed(origin, Arc::new(error)),
     };
-    exchange::run(&proxy.context, &agent, &site, request).await
+    let mut answer = exchange::run(&proxy.context, &agent, &site, request).await;
+    // The agent's connection is not this site's alone.
+    answer.extensions_mut().remove::<Persistence>();
+    answer
 }
 
 /// The target as the site gets it.

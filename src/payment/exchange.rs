@@ -10,11 +10,10 @@
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 
 use super::consider::{Disposition, Subject};
 use super::context::Context;
-use super::forward::{first_sending, interims, outgoing, pass_through};
+use super::forward::{first_sending, interims, outgoing, pass_through, strip};
 use super::guard::misdirected;
 use super::presentation::AgentAnswer;
 use super::purchase;
@@ -93,7 +92,7 @@ async fn exchange(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return switch(context, agents_end, response);
     }
-    hop::strip_response(response.headers_mut(), Upgrading::No);
+    strip(&mut response);
     if response.status() != StatusCode::PAYMENT_REQUIRED {
         return Ok(stream(response));
     }
@@ -152,20 +151,18 @@ struct AgentsEnd {
 
 /// WebSocket and the like: both ends are joined byte by byte; nothing inside is read or paid for (R35).
 fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Response<Relay>) -> AgentAnswer {
-    let Some(agents_end) = agents_end else {
+    let (Some(agents_end), Some(mut site)) = (agents_end, response.body().switched()) else {
         let detail = "The site switched protocols without being asked. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     };
     hop::strip_response(response.headers_mut(), Upgrading::Yes);
-    let sites_end = hyper::upgrade::on(&mut response);
     let (stop, drain) = (context.stop.clone(), context.traffic.drain);
     context.tasks.spawn(async move {
-        let (Some(mut agent), Ok(site)) = (agents_end.upgrade.await, sites_end.await) else {
+        let Some(mut agent) = agents_end.upgrade.await else {
             return;
         };
         // No more requests on this connection: only idleness ends it.
         let _serving = agents_end.serving;
-        let mut site = TokioIo::new(site);
         let joined = tokio::io::copy_bidirectional(&mut agent, &mut site);
         let stopped = async {
             stop.cancelled().await;

@@ -9,7 +9,7 @@ use http::{Extensions, Request, Response, StatusCode, Uri, Version};
 
 use crate::answer::{self, Code, Problem, Unpaid};
 use bursar_core::agent_name::AgentName;
-use bursar_core::h1::{Lines, RawTarget};
+use bursar_core::h1::{Lines, Persistence, RawTarget};
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AnswerBody, BufferedBody, Progress, Relay, Replay, RequestBody};
 use bursar_net::h1::Interims;
@@ -92,11 +92,11 @@ pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) ->
     if !expects {
         return request;
     }
-    let (on_continue, in_time) = (body.clone(), body.clone());
-    // TODO-MERGE: goes with hyper's client
+    // An agent of HTTP/1.1 has its own way to be told (`interims`).
+    let (on_h2, in_time) = (body.clone(), body.clone());
     hyper::ext::on_informational(&mut request, move |interim| {
         if interim.status() == StatusCode::CONTINUE {
-            on_continue.invite();
+            on_h2.invite();
         }
     });
     tokio::spawn(async move {
@@ -115,8 +115,18 @@ pub(super) async fn send_again(lane: &Arc<Lane>, head: &Parts, replay: &Replay) 
         let detail = "The site asked for payment before and now switched to another protocol. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     }
-    hop::strip_response(response.headers_mut(), Upgrading::No);
+    strip(&mut response);
     Ok(response)
+}
+
+/// An answer as the agent gets it. Whether the site ends the connection after it is kept: so does the tunnel.
+pub(super) fn strip(response: &mut Response<Relay>) {
+    if response.version() < Version::HTTP_2
+        && let Some(persistence) = Persistence::said(response.version(), response.headers())
+    {
+        response.extensions_mut().insert(persistence);
+    }
+    hop::strip_response(response.headers_mut(), Upgrading::No);
 }
 
 /// Passes a 402 on unchanged, with the reason added.

@@ -2,6 +2,7 @@
 //! them. An exchange runs in the task of its connection: a body pulls from the wire when it is polled, and no task and
 //! no channel stands between a socket and what reads it.
 
+pub mod client;
 mod incoming;
 mod interims;
 pub mod server;
@@ -21,4 +22,14 @@ pub enum Ending {
     Bare,
     /// With a reset, or an error of the connection.
     Broken,
+}
+
+impl Ending {
+    fn of(error: &std::io::Error) -> Self {
+        match error.kind() {
+            // What rustls says if `close_notify` is missing.
+            std::io::ErrorKind::UnexpectedEof => Self::Bare,
+            _ => Self::Broken,
+        }
+    }
 }

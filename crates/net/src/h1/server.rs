@@ -11,8 +11,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderMap, Request, Response, Version};
+use http::{Request, Response, Version};
 
 use super::upgrade::Upgraded;
 use super::wire::{Agent, Discarded};
@@ -20,7 +19,7 @@ use super::{Ending, Filled, Incoming, Shared, Stream, Wire};
 use crate::body::{AgentBody, AnswerBody};
 use crate::idle::{Busy, Serving};
 use crate::upstream::HEAD_BYTES;
-use bursar_core::h1::{self, Length, Malformed, Scan};
+use bursar_core::h1::{self, Length, Malformed, Persistence, Scan};
 use bursar_core::hop;
 
 use closing::{close, linger, read_rest};
@@ -166,7 +165,7 @@ async fn exchange<S: Service>(
     service: &S,
 ) -> After {
     let (version, method) = (request.version(), request.method().clone());
-    let persists = persists(version, request.headers());
+    let persists = Persistence::said(version, request.headers()) != Some(Persistence::Close);
     shared.lock().agent = Agent {
         waits: version == Version::HTTP_11 && length != Length::Empty && hop::expects_continue(request.headers()),
         informs: version == Version::HTTP_11,
@@ -254,14 +253,4 @@ fn switch(shared: &Shared, then: Then) -> After {
 async fn refuse(shared: &Shared, response: Response<AnswerBody>) {
     send(shared, &http::Method::GET, Version::HTTP_11, response, false).await;
     linger(shared).await;
-}
-
-/// Whether the agent wants to send another request after this one (RFC 9112 §9.3).
-fn persists(version: Version, headers: &HeaderMap) -> bool {
-    let says = |option: &[u8]| {
-        let lines = headers.get_all(CONNECTION).iter();
-        let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        options.any(|said| said.trim_ascii().eq_ignore_ascii_case(option))
-    };
-    !says(b"close") && (version == Version::HTTP_11 || says(b"keep-alive"))
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::Ending;
 use super::upgrade::Upgrade;
@@ -128,8 +128,33 @@ impl Wire {
                 };
                 return Poll::Ready(Filled::More);
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ending::Bare,
-            Err(_) => Ending::Broken,
+            Err(error) => Ending::of(&error),
+        };
+        self.ended = Some(ended);
+        Poll::Ready(Filled::Ended(ended))
+    }
+
+    /// Reads on a connection on which nothing should arrive: whether anything did, or the stream has ended. Needs no
+    /// buffer while it waits, as most connections do.
+    pub(super) fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Filled> {
+        if !self.input.is_empty() {
+            return Poll::Ready(Filled::More);
+        }
+        if let Some(ended) = self.ended {
+            return Poll::Ready(Filled::Ended(ended));
+        }
+        let Some(stream) = self.stream.as_mut() else {
+            return Poll::Ready(Filled::Ended(Ending::Broken));
+        };
+        let mut few = [0; 16];
+        let mut few = ReadBuf::new(&mut few);
+        let ended = match ready!(Pin::new(stream).poll_read(cx, &mut few)) {
+            Ok(()) if few.filled().is_empty() => Ending::Clean,
+            Ok(()) => {
+                self.input.extend_from_slice(few.filled());
+                return Poll::Ready(Filled::More);
+            }
+            Err(error) => Ending::of(&error),
         };
         self.ended = Some(ended);
         Poll::Ready(Filled::Ended(ended))

@@ -10,8 +10,8 @@ use http::{Method, Response, StatusCode, Version, response};
 use http_body::Body;
 
 use super::poll_gone;
-use crate::body::{AnswerBody, BoxError, Framing};
-use crate::h1::{BodyError, Ending, Shared};
+use crate::body::{AnswerBody, Framing};
+use crate::h1::{Ending, Shared};
 use bursar_core::h1::{self, Encoder, Hop, Length, Persistence};
 
 /// What was sent of an answer.
@@ -137,7 +137,7 @@ impl Sending {
             let mut wire = shared.lock();
             match frame {
                 None => self.finish(wire.output()),
-                Some(Err(error)) => self.ended = Some(End::Site(ending(&error))),
+                Some(Err(_)) => self.ended = Some(End::Site(body.ending().unwrap_or(Ending::Broken))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(piece) if !piece.has_remaining() => continue,
                     Ok(mut piece) => {
@@ -177,13 +177,5 @@ impl Sending {
         }
         self.encoder.finish(None, output);
         self.ended = Some(End::Whole);
-    }
-}
-
-/// How the site ended a body that has no end of its own.
-fn ending(error: &BoxError) -> Ending {
-    match error.downcast_ref() {
-        Some(BodyError::Ended(ending)) => *ending,
-        Some(BodyError::Malformed(_)) | None => Ending::Broken,
     }
 }
