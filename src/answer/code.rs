@@ -235,7 +235,11 @@ pub(super) fn unreachable(error: &UpstreamError) -> Code {
             Code::UpstreamUnreachable
         }
         UpstreamError::Tls(HandshakeError::Certificate(_)) => Code::UpstreamCertificate,
-        UpstreamError::Tls(_) | UpstreamError::Setup(_) | UpstreamError::Broken(_) | UpstreamError::Fields => {
+        UpstreamError::Tls(_)
+        | UpstreamError::Setup(_)
+        | UpstreamError::H1(_)
+        | UpstreamError::Broken(_)
+        | UpstreamError::Fields => {
             Code::UpstreamBroken
         }
     }

@@ -63,6 +63,7 @@ pub mod body;
 pub mod corporate;
 pub mod dial;
 mod fault;
+pub mod h1;
 pub mod idle;
 mod names;
 pub mod oauth;

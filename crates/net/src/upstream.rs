@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-use crate::body::{AnswerBody, Framing, Progress, Relay, RequestBody};
+use crate::body::{AnswerBody, Framing, Progress, Relay, RequestBody, SiteBody};
 use crate::dial::{Checked, DialError, Dialer};
+use crate::h1;
 use crate::shares::By;
 use crate::timeouts::Timeouts;
 use crate::tls::upstream::{HandshakeError, UpstreamTls};
@@ -97,6 +97,8 @@ pub enum UpstreamError {
     Tls(#[from] HandshakeError),
     #[error("the connection could not be set up: {0}")]
     Setup(hyper::Error),
+    #[error("the exchange failed: {0}")]
+    H1(h1::client::Fault),
     #[error("{}", in_words(.0))]
     Broken(hyper::Error),
     #[error("the response has more than {HEAD_FIELDS} header fields")]
@@ -272,7 +274,7 @@ impl Upstreams {
     async fn dial(&self, key: &Key, checked: &Checked) -> Result<Connection, UpstreamError> {
         let (stream, address) = self.dial_socket(&key.agent, checked).await?;
         match key.origin.scheme {
-            Scheme::Http => self.set_up_h1(stream, address).await,
+            Scheme::Http => Ok(Connection::h1(stream, address)),
             Scheme::Https => self.dial_tls(key, stream, address).await,
         }
     }
@@ -281,30 +283,8 @@ impl Upstreams {
         let host = &key.origin.authority.host;
         match self.tls_of(&key.agent).connect(stream, host, key.offer).await? {
             (stream, Alpn::Http2) => self.set_up_h2(stream, address).await,
-            (stream, Alpn::Http1 | Alpn::Absent) => self.set_up_h1(stream, address).await,
+            (stream, Alpn::Http1 | Alpn::Absent) => Ok(Connection::h1(stream, address)),
         }
-    }
-
-    async fn set_up_h1<S>(&self, stream: S, address: SocketAddr) -> Result<Connection, UpstreamError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(HEAD_FIELDS)
-            .max_header_size(HEAD_BYTES)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(UpstreamError::Setup)?;
-        let driving = tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-        });
-        Ok(Connection {
-            sender: Sender::H1(sender, driving.abort_handle()),
-            address,
-            reused: false,
-        })
     }
 
     async fn set_up_h2<S>(&self, stream: S, address: SocketAddr) -> Result<Connection, UpstreamError>
@@ -439,7 +419,7 @@ impl Lane {
         connection: &mut Connection,
         request: Request<RequestBody>,
         progress: &Progress,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<SiteBody>, SendError> {
         let sending = connection.send(request);
         tokio::pin!(sending);
         let patience = self.upstreams.timeouts.response_head;
@@ -447,7 +427,7 @@ impl Lane {
         loop {
             if let Ok(sent) = timeout(patience, &mut sending).await {
                 let response = sent?;
-                // On HTTP/1 hyper has counted the fields already (R33).
+                // On HTTP/1 they have been counted already (R33).
                 return match response.headers().len() {
                     0..=HEAD_FIELDS => Ok(response),
                     _ => Err(SendError::Sent(UpstreamError::Fields)),
@@ -462,7 +442,7 @@ impl Lane {
         }
     }
 
-    fn relay(&self, connection: Connection, response: Response<Incoming>, progress: &Progress) -> Response<Relay> {
+    fn relay(&self, connection: Connection, response: Response<SiteBody>, progress: &Progress) -> Response<Relay> {
         let idle = self.upstreams.timeouts.idle;
         let at_end: Option<Box<dyn FnOnce() + Send>> = match &connection.sender {
             // A reused h2 connection never left the pool; a new one is added at once, for concurrent streams.
@@ -472,8 +452,8 @@ impl Lane {
                 }
                 None
             }
-            Sender::H1(..) if response.status() == StatusCode::SWITCHING_PROTOCOLS => None,
-            Sender::H1(..) => {
+            Sender::H1(_) if response.status() == StatusCode::SWITCHING_PROTOCOLS => None,
+            Sender::H1(_) => {
                 let (upstreams, key) = (self.upstreams.clone(), self.key.clone());
                 let carrier = Carrier {
                     connection: Some(connection),

@@ -11,12 +11,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::piece::{Left, Piece};
-use super::{BoxError, Uploading};
+use super::{BoxError, SiteBody, SiteError, Uploading};
+use crate::h1::upgrade::Upgraded;
+use crate::h1::{BodyError, Ending};
 use crate::idle::{Serving, Written};
+use bursar_core::h1::{self, Lines};
 use bursar_core::hop::{self, Presented};
 
 /// The body of a response to the agent.
@@ -57,6 +59,30 @@ impl AnswerBody {
 
     pub fn empty() -> Self {
         Self::full(Bytes::new())
+    }
+
+    /// What ends it where it comes from.
+    pub(crate) const fn framing(&self) -> Framing {
+        match &self.content {
+            Content::Full(_) => Framing::Own,
+            Content::Relay(relay) => relay.framing,
+        }
+    }
+
+    /// How the site's connection ended, if this is the site's answer and ended with it: the agent's is to end so too.
+    pub const fn ending(&self) -> Option<Ending> {
+        match &self.content {
+            Content::Full(_) => None,
+            Content::Relay(relay) => relay.rest.ending(),
+        }
+    }
+
+    /// The trailers as the site wrote them, once they have arrived.
+    pub const fn trailer_lines(&self) -> Option<&Lines> {
+        match &self.content {
+            Content::Full(_) => None,
+            Content::Relay(relay) => relay.rest.trailer_lines(),
+        }
     }
 }
 
@@ -116,8 +142,8 @@ impl Body for AnswerBody {
 pub struct Relay {
     read: Option<Bytes>,
     /// What reading ahead found after the data: trailers, or an error, which must reach the agent as such.
-    after: Option<Result<Frame<Bytes>, hyper::Error>>,
-    rest: Incoming,
+    after: Option<Result<Frame<Bytes>, SiteError>>,
+    rest: SiteBody,
     framing: Framing,
     idle: Duration,
     /// Created when the stream first has to wait; most responses never need it.
@@ -135,7 +161,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(rest: Incoming, framing: Framing, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
+    pub fn new(rest: SiteBody, framing: Framing, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
         let mut relay = Self {
             read: None,
             after: None,
@@ -159,6 +185,11 @@ impl Relay {
         if !self.rest.is_end_stream() {
             self.uploading = Some(uploading);
         }
+    }
+
+    /// What the site's connection has become, after `101 Switching Protocols`. The first caller gets it.
+    pub fn switched(&self) -> Option<Upgraded> {
+        self.rest.switched()
     }
 
     /// Removes trailers that repeat this credential, as the head's fields were removed (R35).
@@ -227,8 +258,10 @@ impl Relay {
     /// Many sites end such an answer by closing the socket, without TLS's `close_notify`. What was bought counts as
     /// whole then (R94): cut off, it would be asked for again, and either paid twice or never had. An agent that bought
     /// nothing sees the missing end as it would without us.
-    fn is_whole_despite(&self, error: &hyper::Error) -> bool {
-        self.framing == Framing::UntilClose && self.delivered.is_some() && is_bare_end(error)
+    fn is_whole_despite(&self, error: &SiteError) -> bool {
+        self.framing == Framing::UntilClose
+            && self.delivered.is_some()
+            && matches!(error, SiteError::H1(BodyError::Ended(Ending::Bare)))
     }
 
     /// Nothing follows trailers, and hyper's server does not ask for what follows them.
@@ -277,25 +310,11 @@ pub enum Framing {
 
 impl Framing {
     pub fn of<B>(response: &http::Response<B>) -> Self {
-        let headers = response.headers();
+        // Of an answer that has a body at all.
         let own = response.version() >= http::Version::HTTP_2
-            || headers.contains_key(http::header::CONTENT_LENGTH)
-            || headers.contains_key(http::header::TRANSFER_ENCODING);
+            || h1::response_length(&http::Method::GET, response) != Ok(h1::Length::UntilClose);
         if own { Self::Own } else { Self::UntilClose }
     }
-}
-
-/// The connection ended in order, but TLS did not say so.
-fn is_bare_end(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof) {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 /// How reading ahead ended.

@@ -456,7 +456,16 @@ impl Body for RequestBody {
                 hint.set_lower(hint.lower() + ahead);
                 hint
             }
-            Source::Replay { data, .. } => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
+            Source::Replay { data, trailers } => {
+                let length = data.as_ref().map_or(0, |data| data.len() as u64);
+                let mut hint = SizeHint::with_exact(length);
+                if trailers.is_some() {
+                    // Trailers need a framing in which a length is not known.
+                    hint = SizeHint::new();
+                    hint.set_lower(length);
+                }
+                hint
+            }
         }
     }
 }

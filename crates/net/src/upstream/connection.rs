@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use tokio::task::AbortHandle;
+use hyper::client::conn::http2;
 use tokio::time::timeout;
 
 use super::{UpstreamError, Version};
-use crate::body::{Progress, RequestBody};
+use crate::body::{Progress, RequestBody, SiteBody};
+use crate::h1::{self, Stream};
 
 /// A connection that can carry a request now.
 pub struct Connection {
@@ -20,36 +19,44 @@ pub struct Connection {
 }
 
 pub(super) enum Sender {
-    H1(http1::SendRequest<RequestBody>, AbortHandle),
+    H1(h1::client::Connection),
     H2(http2::SendRequest<RequestBody>),
 }
 
 /// Why there is no response, and whether the request may have arrived.
 pub enum SendError {
-    /// It was not sent: hyper handed it back.
+    /// Nothing of it was sent.
     Unsent(Box<Request<RequestBody>>, UpstreamError),
     /// It was sent, at least in part.
     Sent(UpstreamError),
 }
 
 impl Connection {
+    pub(super) fn h1(stream: impl Stream, address: SocketAddr) -> Self {
+        Self {
+            sender: Sender::H1(h1::client::Connection::new(stream)),
+            address,
+            reused: false,
+        }
+    }
+
     pub fn version(&self) -> Version {
         match self.sender {
-            Sender::H1(..) => Version::H1,
+            Sender::H1(_) => Version::H1,
             Sender::H2(_) => Version::H2,
         }
     }
 
     /// Closes an h1 connection in the middle of an exchange; on h2 dropping the stream is enough.
     fn cut(&self) {
-        if let Sender::H1(_, driving) = &self.sender {
-            driving.abort();
+        if let Sender::H1(connection) = &self.sender {
+            connection.cut();
         }
     }
 
     pub(super) fn is_closed(&self) -> bool {
         match &self.sender {
-            Sender::H1(sender, _) => sender.is_closed(),
+            Sender::H1(connection) => connection.is_closed(),
             Sender::H2(sender) => sender.is_closed(),
         }
     }
@@ -57,12 +64,10 @@ impl Connection {
     /// Whether an exchange failed because the connection was lost, as a reused one may be, and not because of a
     /// malformed response or a stream reset.
     pub(super) fn was_lost(&self, error: &UpstreamError) -> bool {
-        let UpstreamError::Broken(error) = error else {
-            return false;
-        };
-        match &self.sender {
-            Sender::H1(..) => !error.is_parse(),
-            Sender::H2(sender) => sender.is_closed(),
+        match (error, &self.sender) {
+            (UpstreamError::H1(fault), _) => fault.is_loss(),
+            (UpstreamError::Broken(_), Sender::H2(sender)) => sender.is_closed(),
+            _ => false,
         }
     }
 
@@ -72,26 +77,34 @@ impl Connection {
         const SOON: Duration = Duration::from_millis(100);
         let ready = async {
             match &mut self.sender {
-                Sender::H1(sender, _) => sender.ready().await,
-                Sender::H2(sender) => sender.ready().await,
+                Sender::H1(connection) => connection.ready().await,
+                Sender::H2(sender) => sender.ready().await.is_ok(),
             }
         };
-        matches!(timeout(SOON, ready).await, Ok(Ok(())))
+        matches!(timeout(SOON, ready).await, Ok(true))
     }
 
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        let sent = match &mut self.sender {
-            Sender::H1(sender, _) => sender.try_send_request(request).await,
-            Sender::H2(sender) => sender.try_send_request(request).await,
-        };
-        sent.map_err(|mut error| {
-            let unsent = error.take_message();
-            let cause = UpstreamError::Broken(error.into_error());
-            match unsent {
-                Some(request) => SendError::Unsent(Box::new(request), cause),
-                None => SendError::Sent(cause),
-            }
-        })
+    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<SiteBody>, SendError> {
+        match &mut self.sender {
+            Sender::H1(connection) => match connection.send(request).await {
+                Ok(response) => Ok(response.map(SiteBody::H1)),
+                Err(h1::client::SendError::Unsent(request, fault)) => {
+                    Err(SendError::Unsent(request, UpstreamError::H1(fault)))
+                }
+                Err(h1::client::SendError::Sent(fault)) => Err(SendError::Sent(UpstreamError::H1(fault))),
+            },
+            Sender::H2(sender) => match sender.try_send_request(request).await {
+                Ok(response) => Ok(response.map(SiteBody::H2)),
+                Err(mut error) => {
+                    let unsent = error.take_message();
+                    let cause = UpstreamError::Broken(error.into_error());
+                    Err(match unsent {
+                        Some(request) => SendError::Unsent(Box::new(request), cause),
+                        None => SendError::Sent(cause),
+                    })
+                }
+            },
+        }
     }
 }
 
@@ -113,7 +126,7 @@ impl Carrier {
 
 impl Drop for Carrier {
     fn drop(&mut self) {
-        // hyper would go on waiting for a site that no longer reads.
+        // The upload would go on waiting for a site that no longer reads.
         if let Some(connection) = &self.connection
             && !self.progress.is_over()
             && !self.wanted

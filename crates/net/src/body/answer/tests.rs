@@ -1,13 +1,13 @@
-//! Answers of a site that speaks HTTP/1.1, as hyper's client reads them.
+//! Answers of a site that speaks HTTP/1.1.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Request;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::*;
+use crate::h1::client::Connection;
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 const IDLE: Duration = Duration::from_secs(600);
@@ -15,8 +15,7 @@ const IDLE: Duration = Duration::from_secs(600);
 /// What the site says as the answer to one request, and whether its connection is free again.
 async fn relay(said: String) -> (Relay, Arc<AtomicBool>) {
     let (ours, mut site) = duplex(64 << 10);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(ours)).await.unwrap();
-    tokio::spawn(connection);
+    let mut connection = Connection::new(ours);
     tokio::spawn(async move {
         let mut asked = Vec::new();
         while !asked.ends_with(b"\r\n\r\n") {
@@ -30,14 +29,14 @@ async fn relay(said: String) -> (Relay, Arc<AtomicBool>) {
         .header("host", "site.example")
         .body(Full::<Bytes>::default())
         .unwrap();
-    let response = sender.send_request(request).await.unwrap();
+    let response = connection.send(request).await.unwrap();
     let framing = Framing::of(&response);
     let is_free = Arc::<AtomicBool>::default();
     let at_end = {
         let is_free = is_free.clone();
         Box::new(move || is_free.store(true, Ordering::Relaxed))
     };
-    (Relay::new(response.into_body(), framing, IDLE, Some(at_end)), is_free)
+    (Relay::new(SiteBody::H1(response.into_body()), framing, IDLE, Some(at_end)), is_free)
 }
 
 #[tokio::test]
