@@ -232,8 +232,10 @@ pub(super) fn unreachable(error: &UpstreamError) -> Code {
         | UpstreamError::Timeout => Code::UpstreamTimeout,
         UpstreamError::Dial(DialError::Refused | DialError::Unreachable { .. }) => Code::UpstreamUnreachable,
         UpstreamError::Tls(HandshakeError::Certificate(_)) => Code::UpstreamCertificate,
-        UpstreamError::Tls(_) | UpstreamError::Setup(_) | UpstreamError::Broken(_) | UpstreamError::Fields => {
-            Code::UpstreamBroken
-        }
+        UpstreamError::Tls(_)
+        | UpstreamError::Setup(_)
+        | UpstreamError::Broken(_)
+        | UpstreamError::Version
+        | UpstreamError::Fields => Code::UpstreamBroken,
     }
 }

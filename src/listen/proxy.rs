@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -28,7 +28,7 @@ use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::idle::{Busy, Rewind, Serving, Watched};
 use bursar_net::shares::Full;
 use bursar_net::tls::AlpnOffer;
-use bursar_net::upstream::{Origin, Scheme};
+use bursar_net::upstream::{Lane, Origin, Scheme, UpstreamError};
 
 /// Serves one connection from an agent until it ends.
 pub(crate) async fn serve<S>(proxy: Arc<Proxy>, stream: S, seat: Seat, peer: SocketAddr)
@@ -38,10 +38,10 @@ where
     let busy = Busy::default();
     let timeouts = &proxy.timeouts;
     let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
-    let context = proxy.clone();
+    let (context, lanes) = (proxy.clone(), Lanes::default());
     let service = service_fn(move |request| {
-        let (proxy, seat, serving) = (context.clone(), seat.clone(), busy.begin());
-        async move { Ok::<_, Infallible>(answer::<S>(proxy, request, serving, seat, peer).await) }
+        let (proxy, seat, serving, lanes) = (context.clone(), seat.clone(), busy.begin(), lanes.clone());
+        async move { Ok::<_, Infallible>(answer::<S>(proxy, request, serving, seat, peer, lanes).await) }
     });
     let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
     if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), proxy.context.stop.cancelled()).await {
@@ -55,6 +55,7 @@ async fn answer<S>(
     mut serving: Serving,
     seat: Seat,
     peer: SocketAddr,
+    lanes: Lanes,
 ) -> Response<AnswerBody>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -76,7 +77,7 @@ where
                             let share = Arc::new(share);
                             request.body_mut().count(share.clone());
                             serving.count(share);
-                            absolute(&proxy, request, login.agent).await
+                            absolute(&proxy, request, login.agent, &lanes).await
                         }
                     },
                 }
@@ -146,7 +147,12 @@ where
 }
 
 /// `GET http://host/path` on the listener, and the same with `https://` from a few older clients (R232).
-async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: AgentName) -> Response<AnswerBody> {
+async fn absolute(
+    proxy: &Arc<Proxy>,
+    mut request: Request<AgentBody>,
+    agent: AgentName,
+    lanes: &Lanes,
+) -> Response<AnswerBody> {
     let origin = match absolute_origin(request.uri()) {
         Ok(origin) => origin,
         Err(problem) => return problem.into_response(),
@@ -170,15 +176,57 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
     *request.uri_mut() = path;
     *request.version_mut() = http::Version::HTTP_11;
 
-    let offer = match origin.scheme {
-        Scheme::Http => AlpnOffer::Nothing,
-        Scheme::Https => AlpnOffer::Http1,
-    };
-    let site = match proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await {
-        Ok((lane, _)) => Site::Open(Arc::new(lane)),
+    let site = match lanes.lane(proxy, &agent, &origin).await {
+        Ok(lane) => Site::Open(lane),
         Err(error) => Site::Closed(origin, Arc::new(error)),
     };
     exchange::run(&proxy.context, &agent, &site, request).await
+}
+
+/// The lanes of the requests that came in absolute form on one connection, the last used at the end: an agent that asks a
+/// site again on the same connection gets the same connection to the site, as it would without a proxy.
+#[derive(Clone, Default)]
+struct Lanes(Arc<Mutex<Vec<Arc<Lane>>>>);
+
+impl Lanes {
+    /// Each one may hold a connection to a site.
+    const MOST: usize = 4;
+
+    async fn lane(&self, proxy: &Proxy, agent: &AgentName, origin: &Origin) -> Result<Arc<Lane>, UpstreamError> {
+        if let Some(lane) = self.take(agent, origin) {
+            self.put(lane.clone());
+            return Ok(lane);
+        }
+        let offer = match origin.scheme {
+            Scheme::Http => AlpnOffer::Nothing,
+            Scheme::Https => AlpnOffer::Http1,
+        };
+        let (lane, _) = proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await?;
+        let lane = Arc::new(lane);
+        self.put(lane.clone());
+        Ok(lane)
+    }
+
+    fn take(&self, agent: &AgentName, origin: &Origin) -> Option<Arc<Lane>> {
+        let mut lanes = self.lanes();
+        let at = lanes
+            .iter()
+            .position(|lane| lane.origin() == origin && lane.agent() == agent)?;
+        Some(lanes.remove(at))
+    }
+
+    fn put(&self, lane: Arc<Lane>) {
+        let mut lanes = self.lanes();
+        let oldest = (lanes.len() >= Self::MOST).then(|| lanes.remove(0));
+        lanes.push(lane);
+        drop(lanes);
+        drop(oldest);
+    }
+
+    // Nothing panics while the lock is held.
+    fn lanes(&self) -> MutexGuard<'_, Vec<Arc<Lane>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn absolute_origin(uri: &Uri) -> Result<Origin, Problem> {

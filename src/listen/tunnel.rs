@@ -28,7 +28,7 @@ use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::idle::{Busy, Rewind, Serving, Watched};
 use bursar_net::shares::Full;
 use bursar_net::tls::{Alpn, AlpnOffer};
-use bursar_net::upstream::{HEAD_BYTES, Origin, Scheme, Version};
+use bursar_net::upstream::{HEAD_BYTES, Origin, Scheme, SiteCloses, Version};
 
 /// First byte of a TLS handshake record (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -196,11 +196,12 @@ where
     let timeouts = &proxy.timeouts;
     let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
     let (context, site) = (proxy.clone(), Arc::new(site));
+    let at_site = site.clone();
     let service = service_fn(move |request| {
         let (proxy, login, site, serving) = (context.clone(), login.clone(), site.clone(), busy.begin());
         async move {
             let (mut answer, then) = answer(&proxy, &login, &site, request, serving).await;
-            if then == Then::Close {
+            if then == Then::Close || answer.extensions().get::<SiteCloses>().is_some() {
                 answer
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -209,7 +210,14 @@ where
         }
     });
     let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), proxy.context.stop.cancelled()).await {
+    // A client must not be left to send what cannot be repeated to a site that has gone.
+    let stopping = async {
+        tokio::select! {
+            () = proxy.context.stop.cancelled() => {}
+            () = at_site.closed() => {}
+        }
+    };
+    if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), stopping).await {
         tracing::debug!(%error, "tunnel ended");
     }
 }

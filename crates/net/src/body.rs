@@ -6,12 +6,14 @@ mod answer;
 mod kept;
 mod piece;
 mod request;
+mod site;
 
 pub use agent::AgentBody;
 pub use answer::{AnswerBody, Framing, ReadEnd, Relay};
 pub use kept::{AgentBudget, ReplayBudget};
 pub use piece::Piece;
 pub use request::{BufferedBody, NotReplayable, Progress, Replay, RequestBody, Uploading};
+pub use site::SiteBody;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

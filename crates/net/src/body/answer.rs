@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::piece::{Left, Piece};
+use super::site::SiteBody;
 use super::{BoxError, Uploading};
 use crate::idle::{Serving, Written};
 use bursar_core::hop::{self, Presented};
@@ -116,14 +116,14 @@ impl Body for AnswerBody {
 pub struct Relay {
     read: Option<Bytes>,
     /// What reading ahead found after the data: trailers, or an error, which must reach the agent as such.
-    after: Option<Result<Frame<Bytes>, hyper::Error>>,
-    rest: Incoming,
+    after: Option<Result<Frame<Bytes>, BoxError>>,
+    rest: SiteBody,
     framing: Framing,
     idle: Duration,
     /// Created when the stream first has to wait; most responses never need it.
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
-    /// Called when the stream has ended cleanly: returns the connection to the pool.
+    /// Called when the stream has ended cleanly: returns the connection to its tunnel.
     at_end: Option<Box<dyn FnOnce() + Send>>,
     uploading: Option<Uploading>,
     /// The credential that this answers, which trailers must not repeat.
@@ -135,11 +135,16 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(rest: Incoming, framing: Framing, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
+    pub fn new(
+        rest: impl Into<SiteBody>,
+        framing: Framing,
+        idle: Duration,
+        at_end: Option<Box<dyn FnOnce() + Send>>,
+    ) -> Self {
         let mut relay = Self {
             read: None,
             after: None,
-            rest,
+            rest: rest.into(),
             framing,
             idle,
             timer: None,
@@ -227,8 +232,8 @@ impl Relay {
     /// Many sites end such an answer by closing the socket, without TLS's `close_notify`. What was bought counts as
     /// whole then (R94): cut off, it would be asked for again, and either paid twice or never had. An agent that bought
     /// nothing sees the missing end as it would without us.
-    fn is_whole_despite(&self, error: &hyper::Error) -> bool {
-        self.framing == Framing::UntilClose && self.delivered.is_some() && is_bare_end(error)
+    fn is_whole_despite(&self, error: &BoxError) -> bool {
+        self.framing == Framing::UntilClose && self.delivered.is_some() && is_bare_end(error.as_ref())
     }
 
     /// Nothing follows trailers, and hyper's server does not ask for what follows them.
@@ -286,8 +291,8 @@ impl Framing {
 }
 
 /// The connection ended in order, but TLS did not say so.
-fn is_bare_end(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
+fn is_bare_end(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut source = error.source();
     while let Some(error) = source {
         let io = error.downcast_ref::<std::io::Error>();
         if io.is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof) {
@@ -318,7 +323,7 @@ impl Body for Relay {
         }
         if let Some(after) = this.after.take() {
             this.finish_if_last(&after);
-            return Poll::Ready(Some(after.map(|frame| this.cleaned(frame)).map_err(Into::into)));
+            return Poll::Ready(Some(after.map(|frame| this.cleaned(frame))));
         }
         match Pin::new(&mut this.rest).poll_frame(cx) {
             Poll::Ready(None) => {
@@ -332,7 +337,7 @@ impl Body for Relay {
             Poll::Ready(Some(frame)) => {
                 this.waiting = false;
                 this.finish_if_last(&frame);
-                Poll::Ready(Some(frame.map(|frame| this.cleaned(frame)).map_err(Into::into)))
+                Poll::Ready(Some(frame.map(|frame| this.cleaned(frame))))
             }
             Poll::Pending => this
                 .poll_idle(cx)

@@ -1,101 +1,125 @@
-//! One connection to a site: its state, and sending a request on it.
+//! One HTTP/1.1 connection to a site: its state, and sending a request on it. All use of the HTTP/1.1 client is here.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::{UpstreamError, Version};
+use super::{HEAD_BYTES, HEAD_FIELDS};
 use crate::body::{Progress, RequestBody};
 
-/// A connection that can carry a request now.
-pub struct Connection {
-    pub(super) sender: Sender,
+/// A connection that carries one request at a time.
+pub(super) struct Connection {
+    sender: http1::SendRequest<RequestBody>,
+    driving: AbortHandle,
+    /// Resolves when the connection has ended.
+    ended: oneshot::Receiver<Infallible>,
     pub(super) address: SocketAddr,
-    pub(super) reused: bool,
+    pub(super) use_so_far: Use,
+    /// An agent has logged in on it: it is for one tunnel only.
+    pub(super) is_bound: bool,
+    /// The tunnel that has it is woken when it ends.
+    pub(super) is_watched: bool,
 }
 
-pub(super) enum Sender {
-    H1(http1::SendRequest<RequestBody>, AbortHandle),
-    H2(http2::SendRequest<RequestBody>),
+/// What a connection was used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Dialled for the tunnel that has it.
+    Nothing,
+    /// It comes from the pool, and its new tunnel has sent nothing on it yet: the site may have closed it unseen.
+    ByOthers,
+    /// It has answered in the tunnel that has it.
+    ByThisTunnel,
 }
 
 /// Why there is no response, and whether the request may have arrived.
-pub enum SendError {
+pub(super) enum Failed {
     /// It was not sent: hyper handed it back.
-    Unsent(Box<Request<RequestBody>>, UpstreamError),
+    Unsent(Box<Request<RequestBody>>, hyper::Error),
     /// It was sent, at least in part.
-    Sent(UpstreamError),
+    Sent(hyper::Error),
 }
 
 impl Connection {
-    pub fn version(&self) -> Version {
-        match self.sender {
-            Sender::H1(..) => Version::H1,
-            Sender::H2(_) => Version::H2,
-        }
+    pub(super) async fn set_up<S>(stream: S, address: SocketAddr) -> Result<Self, hyper::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(HEAD_FIELDS)
+            .max_header_size(HEAD_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let (ending, ended) = oneshot::channel();
+        let driving = tokio::spawn(async move {
+            // Dropped when the connection is: whoever sees the end finds it closed.
+            let _ending = ending;
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        });
+        Ok(Self {
+            sender,
+            driving: driving.abort_handle(),
+            ended,
+            address,
+            use_so_far: Use::Nothing,
+            is_bound: false,
+            is_watched: false,
+        })
     }
 
-    /// Closes an h1 connection in the middle of an exchange; on h2 dropping the stream is enough.
+    /// Closes it in the middle of an exchange.
     fn cut(&self) {
-        if let Sender::H1(_, driving) = &self.sender {
-            driving.abort();
-        }
+        self.driving.abort();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        match &self.sender {
-            Sender::H1(sender, _) => sender.is_closed(),
-            Sender::H2(sender) => sender.is_closed(),
-        }
+        self.sender.is_closed()
     }
 
-    /// Whether an exchange failed because the connection was lost, as a reused one may be, and not because of a
-    /// malformed response or a stream reset.
-    pub(super) fn was_lost(&self, error: &UpstreamError) -> bool {
-        let UpstreamError::Broken(error) = error else {
-            return false;
-        };
-        match &self.sender {
-            Sender::H1(..) => !error.is_parse(),
-            Sender::H2(sender) => sender.is_closed(),
-        }
+    /// Ready when the site has closed it. Not to be called again after that.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.ended).poll(cx).map(|_| ())
     }
 
-    /// Called before every send on a reused connection: right after the last body byte even a healthy one is not ready
-    /// yet. One that does not become ready soon still has bytes of an earlier request to send, and is abandoned.
+    /// Called before every send: right after the last body byte even a healthy connection is not ready yet. One that
+    /// does not become ready soon still has bytes of an earlier request to send, and is abandoned.
     pub(super) async fn ready(&mut self) -> bool {
         const SOON: Duration = Duration::from_millis(100);
-        let ready = async {
-            match &mut self.sender {
-                Sender::H1(sender, _) => sender.ready().await,
-                Sender::H2(sender) => sender.ready().await,
-            }
-        };
-        matches!(timeout(SOON, ready).await, Ok(Ok(())))
+        matches!(timeout(SOON, self.sender.ready()).await, Ok(Ok(())))
     }
 
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        let sent = match &mut self.sender {
-            Sender::H1(sender, _) => sender.try_send_request(request).await,
-            Sender::H2(sender) => sender.try_send_request(request).await,
-        };
-        sent.map_err(|mut error| {
+    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Failed> {
+        self.sender.try_send_request(request).await.map_err(|mut error| {
             let unsent = error.take_message();
-            let cause = UpstreamError::Broken(error.into_error());
+            let cause = error.into_error();
             match unsent {
-                Some(request) => SendError::Unsent(Box::new(request), cause),
-                None => SendError::Sent(cause),
+                Some(request) => Failed::Unsent(Box::new(request), cause),
+                None => Failed::Sent(cause),
             }
         })
     }
 }
 
-/// An h1 connection while it carries an exchange.
+/// Whether the connection was lost, as a kept one may be, and not because of a malformed response.
+pub(super) fn is_loss(error: &hyper::Error) -> bool {
+    !error.is_parse()
+}
+
+/// A connection while it carries an exchange.
 pub(super) struct Carrier {
     pub(super) connection: Option<Connection>,
     pub(super) progress: Progress,
@@ -119,14 +143,6 @@ impl Drop for Carrier {
             && !self.wanted
         {
             connection.cut();
-        }
-    }
-}
-
-impl SendError {
-    pub fn into_error(self) -> UpstreamError {
-        match self {
-            Self::Unsent(_, error) | Self::Sent(error) => error,
         }
     }
 }
