@@ -13,17 +13,19 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use super::HEAD_BYTES;
 use crate::body::RequestBody;
@@ -41,6 +43,7 @@ pub(super) struct Line {
 
 struct State {
     address: SocketAddr,
+    ping: Mutex<Option<PingPong>>,
     /// Streams that are open, or about to be.
     open: AtomicUsize,
     /// It was dialled for the tunnel that has it, or has answered in that tunnel: the site has not closed it unseen.
@@ -68,7 +71,7 @@ impl Line {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = Builder::new()
+        let (sender, mut connection) = Builder::new()
             .enable_push(false)
             .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
             .initial_window_size(STREAM_WINDOW)
@@ -76,6 +79,7 @@ impl Line {
             .max_send_buffer_size(1 << 20)
             .handshake::<_, Bytes>(stream)
             .await?;
+        let ping = Mutex::new(connection.ping_pong());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
@@ -83,6 +87,7 @@ impl Line {
         });
         let state = State {
             address,
+            ping,
             open: AtomicUsize::new(0),
             is_proven: AtomicBool::new(true),
             has_served: AtomicBool::new(false),
@@ -92,6 +97,16 @@ impl Line {
             sender,
             state: Arc::new(state),
         })
+    }
+
+    /// Waits until the site has said how many streams it allows, once: its settings come before its answer to a ping. A
+    /// client does not have to wait for them, but the next connection must not be overrun as the last one was.
+    pub(super) async fn settle(&self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let ping = self.state.ping.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut ping) = ping {
+            let _ = timeout(PATIENCE, ping.ping(Ping::opaque())).await;
+        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {

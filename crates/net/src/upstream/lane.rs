@@ -29,6 +29,8 @@ const RESENDINGS: usize = 3;
 pub struct Lane {
     own: Arc<Own>,
     version: Version,
+    /// Whoever needs another HTTP/2 connection waits for the one that is being made: it may have room for all.
+    dialling: tokio::sync::Mutex<()>,
     names: Mutex<(Checked, Instant)>,
 }
 
@@ -58,6 +60,7 @@ impl Lane {
         let lane = Self {
             own: Arc::new(own),
             version,
+            dialling: tokio::sync::Mutex::default(),
             names: Mutex::new((checked, Instant::now())),
         };
         (lane, version)
@@ -211,12 +214,19 @@ impl Lane {
         if let Some(found) = self.own.place(is_repeatable, not) {
             return Ok(found);
         }
+        let _dialling = self.dialling.lock().await;
+        if let Some(found) = self.own.place(is_repeatable, not) {
+            return Ok(found);
+        }
         let checked = match not {
             Some(_) => self.pinned(),
             None => self.checked(paid).await?,
         };
         match self.dial(&checked).await {
             Ok(Kept::H2(line)) => {
+                if not.is_some() || self.own.is_full() {
+                    line.settle().await;
+                }
                 let place = self.own.add(&line);
                 Ok((line, place))
             }

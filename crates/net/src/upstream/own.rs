@@ -129,6 +129,11 @@ impl Own {
         Some((line.clone(), line.place()))
     }
 
+    /// Whether there is a line that would do if it had a free stream.
+    pub(super) fn is_full(&self) -> bool {
+        self.held().lines.iter().any(Line::is_proven)
+    }
+
     /// A place in a line's queue, when there is no other line to be had.
     pub(super) fn queue(&self, is_repeatable: bool) -> Option<(Line, Place)> {
         let held = self.held();
