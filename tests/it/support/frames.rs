@@ -1,5 +1,6 @@
 //! An HTTP/2 site whose frames the test decides about. A real server answers; between it and the client stands a relay that
-//! ends connections and refuses streams as a [`Script`] says. It reads frames, not the heads in them.
+//! ends connections and refuses streams as a [`Script`] says. It reads frames, not the heads in them; a connection whose
+//! head the server did not get can carry no further one, for the two sides' tables of fields differ then.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -144,6 +145,7 @@ where
 enum From {
     Client(Frame),
     Server(Frame),
+    ServerGone,
 }
 
 /// `None` when a side has gone.
@@ -173,6 +175,7 @@ where
                 return;
             }
         }
+        let _ = of_server.send(From::ServerGone).await;
     });
     // Which streams came, which of them the server has, and which it has not answered.
     let (mut came, mut accepted, mut unanswered) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
@@ -216,6 +219,7 @@ where
                     Frame::goaway(last).write(&mut to_client).await?;
                 }
             }
+            From::ServerGone => break,
             From::Server(frame) => {
                 let number = came.iter().position(|stream| *stream == frame.stream);
                 let last_id = match script {

@@ -180,9 +180,9 @@ impl Lane {
         paid: Paid,
     ) -> Result<Response<Relay>, SendError> {
         let is_repeatable = paid == Paid::No && is_repeatable(&request);
-        let (mut resendings, mut was_lost, mut failed_on) = (0, false, None);
+        let (mut resendings, mut was_lost, mut failed_on) = (0, false, Vec::new());
         loop {
-            let line = self.line(is_repeatable, paid, failed_on.as_ref()).await;
+            let line = self.line(is_repeatable, paid, &failed_on).await;
             let (line, place) = line.map_err(SendError::Unsent)?;
             let was_reused = line.has_served();
             let sent = self.patiently(line.send(place, request), progress).await;
@@ -204,13 +204,13 @@ impl Lane {
                 None => return Err(SendError::Sent(error)),
             };
             request = Request::from_parts(head.clone(), body);
-            failed_on = Some(line);
+            failed_on.push(line);
         }
     }
 
     /// A free stream on one of the tunnel's connections, or else on a new one. A client without a proxy would queue where
     /// the site allows few streams; the agent was told another limit than the site's, and does not know.
-    async fn line(&self, is_repeatable: bool, paid: Paid, not: Option<&Line>) -> Result<(Line, Place), UpstreamError> {
+    async fn line(&self, is_repeatable: bool, paid: Paid, not: &[Line]) -> Result<(Line, Place), UpstreamError> {
         if let Some(found) = self.own.place(is_repeatable, not) {
             return Ok(found);
         }
@@ -219,12 +219,12 @@ impl Lane {
             return Ok(found);
         }
         let checked = match not {
-            Some(_) => self.pinned(),
-            None => self.checked(paid).await?,
+            [] => self.checked(paid).await?,
+            _ => self.pinned(),
         };
         match self.dial(&checked).await {
             Ok(Kept::H2(line)) => {
-                if not.is_some() || self.own.is_full() {
+                if !not.is_empty() || self.own.is_full() {
                     line.settle().await;
                 }
                 let place = self.own.add(&line);

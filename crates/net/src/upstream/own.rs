@@ -79,13 +79,17 @@ impl Own {
     pub(super) fn give_back(&self, mut connection: Connection) {
         connection.use_so_far = Use::ByThisTunnel;
         let mut held = self.held();
-        held.was_closed = connection.is_closed();
-        let is_news = held.was_closed || !connection.is_watched;
-        if !held.was_closed {
-            held.idle = Some(connection);
-        }
+        let (is_news, unneeded) = if connection.is_closed() {
+            // Unless another one has taken its place: a payment may have needed one.
+            held.was_closed = held.idle.is_none();
+            (held.was_closed, Some(connection))
+        } else {
+            held.was_closed = false;
+            (!connection.is_watched, held.idle.replace(connection))
+        };
         let watcher = held.watcher.take_if(|_| is_news);
         drop(held);
+        drop(unneeded);
         if let Some(watcher) = watcher {
             watcher.wake();
         }
@@ -115,15 +119,15 @@ impl Own {
         Poll::Pending
     }
 
-    /// A place on a line with a free stream, but not on `not`, which has just failed. Where the site allows no stream at
+    /// A place on a line with a free stream, but on none of `not`, where the request has failed. Where the site allows no stream at
     /// all for now, its queue is as good as another's.
-    pub(super) fn place(&self, is_repeatable: bool, not: Option<&Line>) -> Option<(Line, Place)> {
+    pub(super) fn place(&self, is_repeatable: bool, not: &[Line]) -> Option<(Line, Place)> {
         let mut held = self.held();
         held.has_begun = true;
         held.lines.retain(|line| !line.is_closed());
         let line = held.lines.iter().find(|line| {
             (line.is_proven() || is_repeatable)
-                && !not.is_some_and(|not| not.is(line))
+                && !not.iter().any(|failed| failed.is(line))
                 && (line.has_room() || line.most_streams() == 0)
         })?;
         Some((line.clone(), line.place()))
