@@ -239,8 +239,7 @@ pub(super) fn unreachable(error: &UpstreamError) -> Code {
         | UpstreamError::Setup(_)
         | UpstreamError::H1(_)
         | UpstreamError::Broken(_)
-        | UpstreamError::Fields => {
-            Code::UpstreamBroken
-        }
+        | UpstreamError::Version
+        | UpstreamError::Fields => Code::UpstreamBroken,
     }
 }

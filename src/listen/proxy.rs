@@ -5,7 +5,7 @@
 //! hide the body of a refused CONNECT (R28).
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::{CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -25,7 +25,7 @@ use bursar_net::h1::server::{self, Answer, Refused, Served, Service, Then};
 use bursar_net::idle::{Busy, Rewind, Serving, Watched};
 use bursar_net::shares::Full;
 use bursar_net::tls::AlpnOffer;
-use bursar_net::upstream::{Origin, Scheme};
+use bursar_net::upstream::{Lane, Origin, Scheme, UpstreamError};
 
 /// Serves one connection from an agent until it ends.
 pub(crate) async fn serve<S>(proxy: Arc<Proxy>, stream: S, seat: Seat, peer: SocketAddr)
@@ -40,6 +40,7 @@ where
         seat: &seat,
         peer,
         tunnel: Mutex::default(),
+        lanes: Lanes::default(),
     };
     let Served::Tunnel(stream) = server::serve(stream, &busy, &listener).await else {
         return;
@@ -69,6 +70,7 @@ struct Listener<'a> {
     peer: SocketAddr,
     /// Set by the CONNECT that is answered with 200.
     tunnel: Mutex<Option<Opened>>,
+    lanes: Lanes,
 }
 
 struct Opened {
@@ -123,7 +125,7 @@ impl Listener<'_> {
                 let share = Arc::new(share);
                 request.body_mut().count(share.clone());
                 serving.count(share);
-                absolute(proxy, request, login.agent).await
+                absolute(proxy, request, login.agent, &self.lanes).await
             }
         };
         (answer, Then::GoOn)
@@ -173,7 +175,12 @@ fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Re
 }
 
 /// `GET http://host/path` on the listener, and the same with `https://` from a few older clients (R232).
-async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: AgentName) -> Response<AnswerBody> {
+async fn absolute(
+    proxy: &Arc<Proxy>,
+    mut request: Request<AgentBody>,
+    agent: AgentName,
+    lanes: &Lanes,
+) -> Response<AnswerBody> {
     let origin = match absolute_origin(request.uri()) {
         Ok(origin) => origin,
         Err(problem) => return problem.into_response(),
@@ -203,12 +210,8 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
     *request.uri_mut() = path;
     *request.version_mut() = http::Version::HTTP_11;
 
-    let offer = match origin.scheme {
-        Scheme::Http => AlpnOffer::Nothing,
-        Scheme::Https => AlpnOffer::Http1,
-    };
-    let site = match proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await {
-        Ok((lane, _)) => Site::Open(Arc::new(lane)),
+    let site = match lanes.lane(proxy, &agent, &origin).await {
+        Ok(lane) => Site::Open(lane),
         Err(error) => Site::Closed(origin, Arc::new(error)),
     };
     let mut answer = exchange::run(&proxy.context, &agent, &site, request).await;
@@ -232,6 +235,52 @@ fn origin_form(request: &mut Request<AgentBody>) -> Option<Uri> {
         (path, Some(query)) => format!("{path}?{query}"),
     };
     target.parse().ok()
+}
+
+/// The lanes of the requests that came in absolute form on one connection, the last used at the end: an agent that asks a
+/// site again on the same connection gets the same connection to the site, as it would without a proxy.
+#[derive(Clone, Default)]
+struct Lanes(Arc<Mutex<Vec<Arc<Lane>>>>);
+
+impl Lanes {
+    /// Each one may hold a connection to a site.
+    const MOST: usize = 4;
+
+    async fn lane(&self, proxy: &Proxy, agent: &AgentName, origin: &Origin) -> Result<Arc<Lane>, UpstreamError> {
+        if let Some(lane) = self.take(agent, origin) {
+            self.put(lane.clone());
+            return Ok(lane);
+        }
+        let offer = match origin.scheme {
+            Scheme::Http => AlpnOffer::Nothing,
+            Scheme::Https => AlpnOffer::Http1,
+        };
+        let (lane, _) = proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await?;
+        let lane = Arc::new(lane);
+        self.put(lane.clone());
+        Ok(lane)
+    }
+
+    fn take(&self, agent: &AgentName, origin: &Origin) -> Option<Arc<Lane>> {
+        let mut lanes = self.lanes();
+        let at = lanes
+            .iter()
+            .position(|lane| lane.origin() == origin && lane.agent() == agent)?;
+        Some(lanes.remove(at))
+    }
+
+    fn put(&self, lane: Arc<Lane>) {
+        let mut lanes = self.lanes();
+        let oldest = (lanes.len() >= Self::MOST).then(|| lanes.remove(0));
+        lanes.push(lane);
+        drop(lanes);
+        drop(oldest);
+    }
+
+    // Nothing panics while the lock is held.
+    fn lanes(&self) -> MutexGuard<'_, Vec<Arc<Lane>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn absolute_origin(uri: &Uri) -> Result<Origin, Problem> {

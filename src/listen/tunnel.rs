@@ -232,6 +232,11 @@ impl Service for Tunnel<'_> {
     async fn stopped(&self) {
         self.proxy.context.stop.cancelled().await;
     }
+
+    /// A client must not be left to send what cannot be repeated to a site that has gone.
+    async fn site_closed(&self) {
+        self.site.closed().await;
+    }
 }
 
 /// The answer to a head that could not be read.

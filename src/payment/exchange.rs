@@ -85,7 +85,9 @@ async fn exchange(
     if let Some(answer) = repeats.before_forwarding(&body).await {
         return answer;
     }
-    let sent = lane.send(first_sending(&head, &body, expects), &body.progress()).await;
+    let sent = lane
+        .send(first_sending(&head, &body, expects), &head, &body.progress())
+        .await;
     let mut response = sent.map_err(|error| Problem::unreachable(&error))?;
     let uploading = body.answered(response.status());
     response.body_mut().hold(uploading);
@@ -181,6 +183,14 @@ impl Site {
         match self {
             Self::Open(lane) => lane.origin(),
             Self::Closed(origin, _) | Self::Misdirected(origin) | Self::Full(origin, _) => origin,
+        }
+    }
+
+    /// Resolves when the site has ended the tunnel's connection between two requests.
+    pub(crate) async fn closed(&self) {
+        match self {
+            Self::Open(lane) => lane.closed().await,
+            Self::Closed(..) | Self::Misdirected(_) | Self::Full(..) => std::future::pending().await,
         }
     }
 

@@ -109,7 +109,7 @@ pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) ->
 /// Sends a request again, without a credential, and strips hop-by-hop fields from the answer.
 pub(super) async fn send_again(lane: &Arc<Lane>, head: &Parts, replay: &Replay) -> Result<Response<Relay>, Problem> {
     let request = Request::from_parts(head.clone(), replay.clone().into());
-    let sent = lane.send(request, &Progress::none()).await;
+    let sent = lane.send(request, head, &Progress::none()).await;
     let mut response = sent.map_err(|error| Problem::unreachable(&error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let detail = "The site asked for payment before and now switched to another protocol. Nothing was paid.";

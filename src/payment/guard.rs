@@ -52,7 +52,8 @@ impl Traffic {
 /// Whether everything that names a host names the tunnel's (threat 2.3). HTTP/1.0 may leave the host out.
 fn is_for<B>(origin: &Origin, request: &Request<B>) -> bool {
     let same = |named: &str| {
-        Authority::parse_or_default(named, origin.authority.port).is_ok_and(|named| named == origin.authority)
+        is_spelled(&origin.authority, named)
+            || Authority::parse_or_default(named, origin.authority.port).is_ok_and(|named| named == origin.authority)
     };
     let uri = request.uri();
     let mut hosts = request.headers().get_all(HOST).iter();
@@ -61,6 +62,19 @@ fn is_for<B>(origin: &Origin, request: &Request<B>) -> bool {
         && uri.scheme_str().is_none_or(|scheme| scheme == origin.scheme.as_str())
         && uri.authority().is_none_or(|named| same(named.as_str()))
         && host.is_none_or(|named| named.to_str().is_ok_and(same))
+}
+
+/// Whether `named` is the host in our own spelling, with or without the port, as it nearly always is: only another
+/// spelling has to be parsed. An IPv6 address is always parsed.
+fn is_spelled(authority: &Authority, named: &str) -> bool {
+    let host = authority.host.as_str();
+    let Some(rest) = named.strip_prefix(host).filter(|_| !host.contains(':')) else {
+        return false;
+    };
+    match rest.strip_prefix(':') {
+        None => rest.is_empty(),
+        Some(port) => port.starts_with(|digit: char| matches!(digit, '1'..='9')) && port.parse() == Ok(authority.port),
+    }
 }
 
 pub(super) fn misdirected(origin: &Origin) -> Problem {
@@ -121,6 +135,48 @@ mod tests {
             other,
             "a tunnel in the tunnel"
         );
+    }
+
+    #[test]
+    fn our_own_spelling_of_the_host_is_taken_as_parsing_takes_it() {
+        let hosts = [
+            "api.example.com:443",
+            "api.example.com:8443",
+            "192.0.2.7:443",
+            "[2001:db8::7]:443",
+        ];
+        let spellings = [
+            "",
+            ":",
+            ":443",
+            ":8443",
+            ":0443",
+            ":+443",
+            ":44",
+            ":4430",
+            ":443 ",
+            ".",
+            "x",
+            ".evil.example",
+            "@evil.example",
+            ":443@evil.example",
+            ":443:443",
+            ":65536",
+            ":-1",
+        ];
+        for authority in hosts.map(|host| Authority::parse(host).unwrap()) {
+            for end in spellings {
+                for named in [format!("{}{end}", authority.host), format!("[{}]{end}", authority.host)] {
+                    let parsed = Authority::parse_or_default(&named, authority.port);
+                    let is_same = parsed.is_ok_and(|parsed| parsed == authority);
+                    assert!(!is_spelled(&authority, &named) || is_same, "{named} for {authority}");
+                }
+            }
+            let named = authority.host.as_str();
+            let is_v6 = named.contains(':');
+            assert_eq!(is_spelled(&authority, named), !is_v6);
+            assert_eq!(is_spelled(&authority, &format!("{named}:{}", authority.port)), !is_v6);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod apart;
 mod client_certificate;
+mod bound;
 mod drain;
 mod foreign_tls;
 mod guard;
@@ -9,8 +10,10 @@ mod kept;
 mod listener;
 mod networks;
 mod networks_names;
+mod own;
 mod passthrough;
 mod readings;
+mod resent;
 mod smuggling;
 mod splice;
 mod streaming;

@@ -6,6 +6,7 @@ pub(crate) mod bursar;
 pub(crate) mod buyer;
 pub(crate) mod corporate;
 pub(crate) mod faults;
+pub(crate) mod frames;
 pub(crate) mod lab;
 pub(crate) mod mpp;
 pub(crate) mod node;

@@ -149,7 +149,7 @@ pub struct Relay {
     /// Created when the stream first has to wait; most responses never need it.
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
-    /// Called when the stream has ended cleanly: returns the connection to the pool.
+    /// Called when the stream has ended cleanly: returns the connection to its tunnel.
     at_end: Option<Box<dyn FnOnce() + Send>>,
     uploading: Option<Uploading>,
     /// The credential that this answers, which trailers must not repeat.
@@ -165,7 +165,7 @@ impl Relay {
         let mut relay = Self {
             read: None,
             after: None,
-            rest,
+            rest: rest.into(),
             framing,
             idle,
             timer: None,

@@ -125,6 +125,18 @@ impl Kept {
         Ok(())
     }
 
+    /// A copy of the bytes so far, if there is room for one.
+    pub(super) fn so_far(&self) -> Result<Bytes, Full> {
+        if let Some(whole) = &self.whole {
+            return Ok(whole.clone());
+        }
+        let mut copy = self.budget.block(self.size)?;
+        self.blocks
+            .iter()
+            .for_each(|block| copy.bytes.extend_from_slice(&block.bytes));
+        Ok(Bytes::from_owner(copy))
+    }
+
     /// All bytes in one piece. There may be no room for the copy.
     pub(super) fn whole(&mut self) -> Result<Bytes, Full> {
         if let Some(whole) = &self.whole {

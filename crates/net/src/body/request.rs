@@ -231,6 +231,18 @@ impl State {
         }
     }
 
+    /// Puts everything that was read so far in front again. False if not all of it is kept, or if the replay has it.
+    fn rewind(&mut self) -> bool {
+        if matches!(self.whole, Whole::NotKept(_)) || self.hold == Hold::Taken {
+            return false;
+        }
+        let Ok(kept) = self.kept.so_far() else { return false };
+        self.ahead.clear();
+        self.ahead.extend(Some(kept).filter(|bytes| !bytes.is_empty()));
+        self.trailers_ahead = self.trailers.is_some();
+        true
+    }
+
     fn is_ahead(&self) -> bool {
         self.trailers_ahead || !self.ahead.is_empty()
     }
@@ -373,9 +385,18 @@ enum Source {
     Empty,
     First(Arc<Mutex<State>>),
     Replay {
-        data: Option<Bytes>,
+        data: Bytes,
         trailers: Option<HeaderMap>,
+        next: Next,
     },
+}
+
+/// What is still to be sent of a replay, which keeps its bytes in case they must go out once more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Data,
+    Trailers,
+    Nothing,
 }
 
 impl RequestBody {
@@ -383,20 +404,38 @@ impl RequestBody {
         Self(Source::Empty)
     }
 
-    pub fn full(bytes: Bytes) -> Self {
+    pub fn full(data: Bytes) -> Self {
         Self(Source::Replay {
-            data: Some(bytes).filter(|bytes| !bytes.is_empty()),
+            data,
             trailers: None,
+            next: Next::Data,
         })
+    }
+
+    /// The same body from its first byte, if all that was read of it is still kept. What the agent has not sent yet
+    /// follows as it arrives.
+    pub(crate) fn rewind(self) -> Option<Self> {
+        match self.0 {
+            Source::Empty => Some(self),
+            Source::First(state) => {
+                let is_kept = lock(&state).rewind();
+                is_kept.then_some(Self(Source::First(state)))
+            }
+            Source::Replay { data, trailers, .. } => Some(Self(Source::Replay {
+                data,
+                trailers,
+                next: Next::Data,
+            })),
+        }
     }
 }
 
 impl From<Replay> for RequestBody {
     fn from(replay: Replay) -> Self {
-        let data = Some(replay.bytes).filter(|bytes| !bytes.is_empty());
         Self(Source::Replay {
-            data,
+            data: replay.bytes,
             trailers: replay.trailers,
+            next: Next::Data,
         })
     }
 }
@@ -423,12 +462,20 @@ impl Body for RequestBody {
                 }
                 polled
             }
-            Source::Replay { data, trailers } => Poll::Ready(
-                data.take()
-                    .map(Frame::data)
-                    .or_else(|| trailers.take().map(Frame::trailers))
-                    .map(Ok),
-            ),
+            Source::Replay { data, trailers, next } => {
+                let frame = match next {
+                    Next::Data if !data.is_empty() => {
+                        *next = Next::Trailers;
+                        Some(Frame::data(data.clone()))
+                    }
+                    Next::Data | Next::Trailers => {
+                        *next = Next::Nothing;
+                        trailers.clone().map(Frame::trailers)
+                    }
+                    Next::Nothing => None,
+                };
+                Poll::Ready(frame.map(Ok))
+            }
         }
     }
 
@@ -439,7 +486,11 @@ impl Body for RequestBody {
                 let state = lock(state);
                 !state.is_ahead() && state.source.as_ref().is_some_and(Body::is_end_stream)
             }
-            Source::Replay { data, trailers } => data.is_none() && trailers.is_none(),
+            Source::Replay { data, trailers, next } => match next {
+                Next::Data => data.is_empty() && trailers.is_none(),
+                Next::Trailers => trailers.is_none(),
+                Next::Nothing => true,
+            },
         }
     }
 
@@ -456,14 +507,17 @@ impl Body for RequestBody {
                 hint.set_lower(hint.lower() + ahead);
                 hint
             }
-            Source::Replay { data, trailers } => {
-                let length = data.as_ref().map_or(0, |data| data.len() as u64);
-                let mut hint = SizeHint::with_exact(length);
-                if trailers.is_some() {
-                    // Trailers need a framing in which a length is not known.
-                    hint = SizeHint::new();
-                    hint.set_lower(length);
+            Source::Replay { data, next, trailers } => {
+                let left = match next {
+                    Next::Data => data.len() as u64,
+                    Next::Trailers | Next::Nothing => 0,
+                };
+                if trailers.is_none() {
+                    return SizeHint::with_exact(left);
                 }
+                // Trailers need a framing in which a length is not known.
+                let mut hint = SizeHint::new();
+                hint.set_lower(left);
                 hint
             }
         }

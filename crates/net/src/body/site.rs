@@ -5,17 +5,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use thiserror::Error;
 
 use crate::h1::client::Answer;
 use crate::h1::upgrade::Upgraded;
 use crate::h1::{BodyError, Ending};
+use crate::upstream::Received;
 use bursar_core::h1::Lines;
 
 pub enum SiteBody {
     H1(Answer),
-    H2(Incoming),
+    H2(Received),
 }
 
 /// Why the rest of an answer will not come.
@@ -24,7 +24,7 @@ pub enum SiteError {
     #[error(transparent)]
     H1(#[from] BodyError),
     #[error(transparent)]
-    H2(#[from] hyper::Error),
+    H2(#[from] h2::Error),
 }
 
 impl SiteBody {
@@ -60,21 +60,21 @@ impl Body for SiteBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SiteError>>> {
         match self.get_mut() {
             Self::H1(answer) => Pin::new(answer).poll_frame(cx).map_err(SiteError::from),
-            Self::H2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(SiteError::from),
+            Self::H2(received) => Pin::new(received).poll_frame(cx).map_err(SiteError::from),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::H1(answer) => answer.is_end_stream(),
-            Self::H2(incoming) => incoming.is_end_stream(),
+            Self::H2(received) => received.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::H1(answer) => answer.size_hint(),
-            Self::H2(incoming) => incoming.size_hint(),
+            Self::H2(received) => received.size_hint(),
         }
     }
 }

@@ -1,114 +1,88 @@
-//! One connection to a site: its state, and sending a request on it.
+//! One HTTP/1.1 connection to a site: its state, and sending a request on it. All use of the HTTP/1.1 client is here.
 
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::client::conn::http2;
 use tokio::time::timeout;
 
-use super::{UpstreamError, Version};
 use crate::body::{Progress, RequestBody, SiteBody};
-use crate::h1::{self, Stream};
+use crate::h1::Stream;
+use crate::h1::client::{self, Fault};
 
-/// A connection that can carry a request now.
-pub struct Connection {
-    pub(super) sender: Sender,
+/// A connection that carries one request at a time.
+pub(super) struct Connection {
+    line: client::Connection,
     pub(super) address: SocketAddr,
-    pub(super) reused: bool,
+    pub(super) use_so_far: Use,
+    /// An agent has logged in on it: it is for one tunnel only.
+    pub(super) is_bound: bool,
+    /// The tunnel that has it is woken when it ends.
+    pub(super) is_watched: bool,
 }
 
-pub(super) enum Sender {
-    H1(h1::client::Connection),
-    H2(http2::SendRequest<RequestBody>),
+/// What a connection was used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Dialled for the tunnel that has it.
+    Nothing,
+    /// It comes from the pool, and its new tunnel has sent nothing on it yet: the site may have closed it unseen.
+    ByOthers,
+    /// It has answered in the tunnel that has it.
+    ByThisTunnel,
 }
 
 /// Why there is no response, and whether the request may have arrived.
-pub enum SendError {
+pub(super) enum Failed {
     /// Nothing of it was sent.
-    Unsent(Box<Request<RequestBody>>, UpstreamError),
+    Unsent(Box<Request<RequestBody>>, Fault),
     /// It was sent, at least in part.
-    Sent(UpstreamError),
+    Sent(Fault),
 }
 
 impl Connection {
-    pub(super) fn h1(stream: impl Stream, address: SocketAddr) -> Self {
+    pub(super) fn new(stream: impl Stream, address: SocketAddr) -> Self {
         Self {
-            sender: Sender::H1(h1::client::Connection::new(stream)),
+            line: client::Connection::new(stream),
             address,
-            reused: false,
+            use_so_far: Use::Nothing,
+            is_bound: false,
+            is_watched: false,
         }
     }
 
-    pub fn version(&self) -> Version {
-        match self.sender {
-            Sender::H1(_) => Version::H1,
-            Sender::H2(_) => Version::H2,
-        }
-    }
-
-    /// Closes an h1 connection in the middle of an exchange; on h2 dropping the stream is enough.
+    /// Closes it in the middle of an exchange.
     fn cut(&self) {
-        if let Sender::H1(connection) = &self.sender {
-            connection.cut();
-        }
+        self.line.cut();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        match &self.sender {
-            Sender::H1(connection) => connection.is_closed(),
-            Sender::H2(sender) => sender.is_closed(),
-        }
+        self.line.is_closed()
     }
 
-    /// Whether an exchange failed because the connection was lost, as a reused one may be, and not because of a
-    /// malformed response or a stream reset.
-    pub(super) fn was_lost(&self, error: &UpstreamError) -> bool {
-        match (error, &self.sender) {
-            (UpstreamError::H1(fault), _) => fault.is_loss(),
-            (UpstreamError::Broken(_), Sender::H2(sender)) => sender.is_closed(),
-            _ => false,
-        }
+    /// Ready when the site has closed it.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.line.poll_closed(cx)
     }
 
-    /// Called before every send on a reused connection: right after the last body byte even a healthy one is not ready
-    /// yet. One that does not become ready soon still has bytes of an earlier request to send, and is abandoned.
+    /// Called before every send: the rest of an upload that its answer overtook may still be under way. A connection that
+    /// does not become ready soon has bytes of an earlier request to send, and is abandoned.
     pub(super) async fn ready(&mut self) -> bool {
         const SOON: Duration = Duration::from_millis(100);
-        let ready = async {
-            match &mut self.sender {
-                Sender::H1(connection) => connection.ready().await,
-                Sender::H2(sender) => sender.ready().await.is_ok(),
-            }
-        };
-        matches!(timeout(SOON, ready).await, Ok(true))
+        timeout(SOON, self.line.ready()).await.unwrap_or(false)
     }
 
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<SiteBody>, SendError> {
-        match &mut self.sender {
-            Sender::H1(connection) => match connection.send(request).await {
-                Ok(response) => Ok(response.map(SiteBody::H1)),
-                Err(h1::client::SendError::Unsent(request, fault)) => {
-                    Err(SendError::Unsent(request, UpstreamError::H1(fault)))
-                }
-                Err(h1::client::SendError::Sent(fault)) => Err(SendError::Sent(UpstreamError::H1(fault))),
-            },
-            Sender::H2(sender) => match sender.try_send_request(request).await {
-                Ok(response) => Ok(response.map(SiteBody::H2)),
-                Err(mut error) => {
-                    let unsent = error.take_message();
-                    let cause = UpstreamError::Broken(error.into_error());
-                    Err(match unsent {
-                        Some(request) => SendError::Unsent(Box::new(request), cause),
-                        None => SendError::Sent(cause),
-                    })
-                }
-            },
+    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<SiteBody>, Failed> {
+        match self.line.send(request).await {
+            Ok(response) => Ok(response.map(SiteBody::H1)),
+            Err(client::SendError::Unsent(request, fault)) => Err(Failed::Unsent(request, fault)),
+            Err(client::SendError::Sent(fault)) => Err(Failed::Sent(fault)),
         }
     }
 }
 
-/// An h1 connection while it carries an exchange.
+/// A connection while it carries an exchange.
 pub(super) struct Carrier {
     pub(super) connection: Option<Connection>,
     pub(super) progress: Progress,
@@ -132,14 +106,6 @@ impl Drop for Carrier {
             && !self.wanted
         {
             connection.cut();
-        }
-    }
-}
-
-impl SendError {
-    pub fn into_error(self) -> UpstreamError {
-        match self {
-            Self::Unsent(_, error) | Self::Sent(error) => error,
         }
     }
 }

@@ -1,20 +1,57 @@
-//! Idle connections, kept for the agent that had them opened. Each one holds a descriptor, so their number is bounded for
-//! each origin, each agent and all agents together.
+//! Connections of tunnels that have ended, kept for the next tunnel of the same agent. Each one holds a descriptor, so
+//! their number is bounded for each agent and all agents together.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Key;
+use super::connection::{Connection, Use};
+use super::h2::Line;
 use bursar_core::agent_name::AgentName;
 
 /// An idle connection is closed after this time; sites commonly close theirs after 60 s or more.
 const KEEP: Duration = Duration::from_secs(50);
-/// The most idle connections of one agent to one origin, of one agent to all origins, and of all agents.
-const KEEP_EACH: usize = 64;
+/// The most idle connections of one agent, and of all agents. A tunnel leaves one behind, seldom more, so one origin may
+/// have all of an agent's: many tunnels to one site, again and again, are what the pool is for.
 const KEEP_AGENT: usize = 128;
 const KEEP_ALL: usize = 1024;
+
+/// A connection that no tunnel has.
+pub(super) enum Kept {
+    H1(Connection),
+    H2(Line),
+}
+
+impl Kept {
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::H1(connection) => connection.is_closed(),
+            Self::H2(line) => line.is_closed(),
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        match self {
+            Self::H1(connection) => connection.address,
+            Self::H2(line) => line.address(),
+        }
+    }
+
+    /// For the tunnel that takes it: whether the site still has it shows only when it answers.
+    pub(super) fn of_others(mut self) -> Self {
+        match &mut self {
+            Self::H1(connection) => {
+                connection.use_so_far = Use::ByOthers;
+                connection.is_watched = false;
+            }
+            Self::H2(line) => line.doubt(),
+        }
+        self
+    }
+}
 
 pub(super) struct Pool<T> {
     lanes: HashMap<Key, Vec<Idle<T>>>,
@@ -39,9 +76,6 @@ impl<T> Default for Pool<T> {
 impl<T> Pool<T> {
     /// If there are too many, the one that has been idle for longest is closed: the agent's own if it has too many.
     pub(super) fn keep(&mut self, key: Key, connection: T) {
-        if self.lanes.get(&key).is_some_and(|lane| lane.len() >= KEEP_EACH) {
-            return;
-        }
         // Counting is not worth the time while even all of them could be one agent's.
         if self.idle >= KEEP_AGENT && self.of(&key.agent) >= KEEP_AGENT {
             self.close_oldest(Some(&key.agent));
@@ -55,33 +89,21 @@ impl<T> Pool<T> {
         self.idle += 1;
     }
 
-    /// The newest that is usable, which the site is least likely to have closed. Those that are not are closed.
-    pub(super) fn newest(&mut self, key: &Key, is_usable: impl Fn(&T) -> bool) -> Option<&mut T> {
+    /// Takes out the newest that is usable, which the site is least likely to have closed. Newer ones are closed.
+    pub(super) fn take(&mut self, key: &Key, is_usable: impl Fn(&T) -> bool) -> Option<T> {
         let lane = self.lanes.get_mut(key)?;
-        let good = lane
-            .iter()
-            .rposition(|idle| idle.since.elapsed() <= KEEP && is_usable(&idle.kept))
-            .map_or(0, |last| last + 1);
-        self.idle -= lane.len() - good;
-        lane.truncate(good);
+        let mut taken = None;
+        while let Some(idle) = lane.pop() {
+            self.idle -= 1;
+            if idle.since.elapsed() <= KEEP && is_usable(&idle.kept) {
+                taken = Some(idle.kept);
+                break;
+            }
+        }
         if lane.is_empty() {
             self.lanes.remove(key);
         }
-        Some(&mut self.lanes.get_mut(key)?.last_mut()?.kept)
-    }
-
-    /// The newest one is in use, and others may use it too.
-    pub(super) fn touch(&mut self, key: &Key) {
-        if let Some(idle) = self.lanes.get_mut(key).and_then(|lane| lane.last_mut()) {
-            idle.since = Instant::now();
-        }
-    }
-
-    /// Takes the newest one out.
-    pub(super) fn take(&mut self, key: &Key) -> Option<T> {
-        let taken = self.lanes.get_mut(key)?.pop()?;
-        self.idle -= 1;
-        Some(taken.kept)
+        taken
     }
 
     /// Closes what has been idle for too long or is closed.
@@ -144,9 +166,9 @@ mod tests {
             assert!(pool.of(&"bad".parse().unwrap()) <= KEEP_AGENT && pool.lanes.len() <= KEEP_AGENT + 1);
         }
         assert_eq!(pool.idle, KEEP_AGENT + 1);
-        assert_eq!(pool.newest(&key("bad", 9_999), |_| true), Some(&mut 9_999));
-        assert_eq!(pool.newest(&key("bad", 0), |_| true), None, "the oldest are closed");
-        assert_eq!(pool.newest(&key("good", 0), |_| true), Some(&mut 77_777));
+        assert_eq!(pool.take(&key("bad", 9_999), |_| true), Some(9_999));
+        assert_eq!(pool.take(&key("bad", 0), |_| true), None, "the oldest are closed");
+        assert_eq!(pool.take(&key("good", 0), |_| true), Some(77_777));
     }
 
     #[tokio::test(start_paused = true)]
@@ -166,17 +188,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_closed_or_old_is_not_handed_out() {
         let mut pool = Pool::default();
-        for number in 0..KEEP_EACH + 5 {
+        for number in 0..20 {
             pool.keep(key("a", 0), number);
         }
-        assert_eq!(pool.idle, KEEP_EACH);
-        assert_eq!(pool.newest(&key("a", 0), |number| *number < 10), Some(&mut 9));
-        assert_eq!((pool.take(&key("a", 0)), pool.idle), (Some(9), 9));
+        assert_eq!(pool.take(&key("a", 0), |number| *number < 10), Some(9));
+        assert_eq!(pool.idle, 9);
         tokio::time::advance(KEEP).await;
-        pool.touch(&key("a", 0));
+        pool.keep(key("a", 0), 20);
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(pool.newest(&key("a", 0), |_| true), Some(&mut 8));
-        assert_eq!(pool.newest(&key("a", 0), |_| false), None);
+        assert_eq!(pool.take(&key("a", 0), |_| true), Some(20));
+        assert_eq!(pool.take(&key("a", 0), |_| true), None);
         assert_eq!((pool.idle, pool.lanes.len()), (0, 0));
     }
 }

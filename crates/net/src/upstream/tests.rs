@@ -1,6 +1,9 @@
 use std::convert::Infallible;
 
+use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::duplex;
 
 use super::*;
@@ -25,33 +28,51 @@ fn upstreams() -> Arc<Upstreams> {
     Upstreams::new(dialer, Arc::new(tls), Timeouts::default())
 }
 
-#[tokio::test]
-async fn tunnels_that_share_an_h2_connection_leave_one_in_the_pool() {
-    let upstreams = upstreams();
-    // Port 1: nothing listens there.
-    let key = Key {
+fn key(offer: AlpnOffer) -> Key {
+    Key {
         agent: "research".parse().unwrap(),
         origin: Origin {
             scheme: Scheme::Https,
+            // Nothing listens there.
             authority: Authority::parse("127.0.0.1:1").unwrap(),
         },
-        offer: AlpnOffer::Http2,
-    };
+        offer,
+    }
+}
+
+async fn get(lane: &Lane) -> Result<Response<crate::body::Relay>, UpstreamError> {
+    let request = Request::get("https://127.0.0.1:1/").body(crate::body::RequestBody::empty());
+    let (head, body) = request.unwrap().into_parts();
+    let request = Request::from_parts(head.clone(), body);
+    lane.send(request, &head, &crate::body::Progress::none()).await
+}
+
+#[tokio::test]
+async fn a_connection_belongs_to_one_tunnel_at_a_time() {
+    let upstreams = upstreams();
     let (ours, site) = duplex(64 << 10);
     tokio::spawn(async move {
-        let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(String::new())));
+        let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(String::from("ok"))));
         let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         serving.serve_connection(TokioIo::new(site), service).await
     });
-    let address = "127.0.0.1:1".parse().unwrap();
-    let connection = upstreams.set_up_h2(ours, address).await.unwrap();
-    upstreams.keep(key.clone(), connection);
-    for _ in 0..10 {
+    let key = key(AlpnOffer::Http2);
+    let line = Line::set_up(ours, "127.0.0.1:1".parse().unwrap()).await.unwrap();
+    upstreams.keep(&key, Kept::H2(line));
+    let open = async || {
         let (agent, origin) = (key.agent.clone(), key.origin.clone());
-        let (_, version) = upstreams.lane(agent, origin, key.offer).await.unwrap();
+        upstreams.lane(agent, origin, key.offer).await
+    };
+    for _ in 0..10 {
+        let (lane, version) = open().await.unwrap();
         assert_eq!(version, Version::H2);
+        assert!(open().await.is_err(), "a second tunnel needs a connection of its own");
+        // Also while an answer is still being read.
+        let answer = get(&lane).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+        drop(lane);
     }
     let mut pool = upstreams.pool();
-    assert!(pool.take(&key).is_some());
-    assert!(pool.take(&key).is_none(), "the same connection twice");
+    assert!(pool.take(&key, |_| true).is_some());
+    assert!(pool.take(&key, |_| true).is_none(), "the same connection twice");
 }

@@ -1,0 +1,339 @@
+//! One tunnel's way to its site: which connection carries a request, and when a request goes out again.
+
+use std::future::{Future, poll_fn};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use tokio::time::{Instant, timeout};
+
+use super::connection::{self, Carrier, Connection, Use};
+use super::h2::{Line, Place, Received};
+use super::own::Own;
+use super::pool::Kept;
+use super::{HEAD_FIELDS, Key, Origin, UpstreamError, Upstreams, Version, bound};
+use crate::body::{AnswerBody, Framing, Progress, Relay, RequestBody, SiteBody};
+use crate::dial::{Checked, DialError};
+use bursar_core::agent_name::AgentName;
+
+/// After this time a name is looked up again for a new connection (threat 2.2: never within one exchange).
+const NAME_AGE: Duration = Duration::from_secs(30);
+/// How often a request goes out again on HTTP/2's proof that it was not processed (R92).
+const RESENDINGS: usize = 3;
+
+/// One agent's access to one origin, with connections of its own. A tunnel has one lane for its whole life.
+pub struct Lane {
+    own: Arc<Own>,
+    version: Version,
+    /// Whoever needs another HTTP/2 connection waits for the one that is being made: it may have room for all.
+    dialling: tokio::sync::Mutex<()>,
+    names: Mutex<(Checked, Instant)>,
+}
+
+/// Why there is no response, and whether the site may have processed the request.
+pub enum SendError {
+    /// It was not sent, or the site has provably processed nothing of it.
+    Unsent(UpstreamError),
+    /// It was sent, at least in part.
+    Sent(UpstreamError),
+}
+
+/// Whether a request carries a credential, and so goes to the addresses that were checked for the 402, and only once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Paid {
+    No,
+    Yes,
+}
+
+impl Lane {
+    pub(super) fn new(upstreams: Arc<Upstreams>, key: Key, checked: Checked, connection: Kept) -> (Self, Version) {
+        let own = Own::new(upstreams, key);
+        let version = own.begin(connection);
+        let lane = Self {
+            own: Arc::new(own),
+            version,
+            dialling: tokio::sync::Mutex::default(),
+            names: Mutex::new((checked, Instant::now())),
+        };
+        (lane, version)
+    }
+
+    pub fn origin(&self) -> &Origin {
+        &self.own.key.origin
+    }
+
+    pub fn agent(&self) -> &AgentName {
+        &self.own.key.agent
+    }
+
+    /// Resolves when the site has closed the tunnel's own HTTP/1.1 connection while nothing was under way on it: the agent
+    /// is to see that as it would without a proxy, before it sends something that it must not send twice.
+    pub async fn closed(&self) {
+        poll_fn(|cx| self.own.poll_closed(cx)).await;
+    }
+
+    /// Sends a request that carries no credential. `head` is its head, for sending it again: if it was not sent, if
+    /// HTTP/2 proves that it was not processed, or if it is safe and has no body and a reused connection was lost (RFC
+    /// 9110 §9.2.2).
+    pub async fn send(
+        &self,
+        request: Request<RequestBody>,
+        head: &Parts,
+        progress: &Progress,
+    ) -> Result<Response<Relay>, UpstreamError> {
+        self.exchange(request, head, progress, Paid::No)
+            .await
+            .map_err(SendError::into_error)
+    }
+
+    /// Sends a request that carries a credential: once, and to the addresses that were checked for the 402. Only if it was
+    /// not sent, or HTTP/2 proves that it was not processed, does it go out again (R1, R92).
+    pub async fn send_paid(
+        &self,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Relay>, SendError> {
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head.clone(), body);
+        self.exchange(request, &head, progress, Paid::Yes).await
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<RequestBody>,
+        head: &Parts,
+        progress: &Progress,
+        paid: Paid,
+    ) -> Result<Response<Relay>, SendError> {
+        match self.version {
+            Version::H1 => self.on_h1(request, head, progress, paid).await,
+            Version::H2 => self.on_h2(request, head, progress, paid).await,
+        }
+    }
+
+    async fn on_h1(
+        &self,
+        request: Request<RequestBody>,
+        head: &Parts,
+        progress: &Progress,
+        paid: Paid,
+    ) -> Result<Response<Relay>, SendError> {
+        let is_repeatable = paid == Paid::No && is_repeatable(&request);
+        let mut connection = self.connection(is_repeatable, paid).await.map_err(SendError::Unsent)?;
+        let sent = self.patiently(connection.send(request), progress).await;
+        let request = match sent.map_err(SendError::Sent)? {
+            Ok(response) => return self.relay_h1(connection, response, head, progress),
+            Err(connection::Failed::Unsent(request, _)) => *request,
+            Err(connection::Failed::Sent(error))
+                if is_repeatable && connection.use_so_far != Use::Nothing && error.is_loss() =>
+            {
+                Request::from_parts(head.clone(), RequestBody::empty())
+            }
+            Err(connection::Failed::Sent(error)) => return Err(SendError::Sent(UpstreamError::H1(error))),
+        };
+        let dialled = self.dial(&self.pinned()).await.map_err(SendError::Unsent)?;
+        let Kept::H1(mut connection) = dialled else {
+            return Err(SendError::Unsent(UpstreamError::Version));
+        };
+        let sent = self.patiently(connection.send(request), progress).await;
+        match sent.map_err(SendError::Sent)? {
+            Ok(response) => self.relay_h1(connection, response, head, progress),
+            Err(connection::Failed::Unsent(_, error)) => Err(SendError::Unsent(UpstreamError::H1(error))),
+            Err(connection::Failed::Sent(error)) => Err(SendError::Sent(UpstreamError::H1(error))),
+        }
+    }
+
+    /// The tunnel's own connection, or else a new one. Only a tunnel's first request may begin with a connection that was
+    /// kept, and only one that may be repeated.
+    async fn connection(&self, is_repeatable: bool, paid: Paid) -> Result<Connection, UpstreamError> {
+        let (own, is_first) = self.own.take(is_repeatable).await;
+        if let Some(connection) = own {
+            return Ok(connection);
+        }
+        let checked = self.checked(paid).await?;
+        let kept = match is_first && is_repeatable {
+            true => self.own.upstreams.pick(&self.own.key, &checked).await,
+            false => None,
+        };
+        match kept {
+            Some(Kept::H1(connection)) => Ok(connection),
+            _ => match self.dial(&checked).await? {
+                Kept::H1(connection) => Ok(connection),
+                Kept::H2(_) => Err(UpstreamError::Version),
+            },
+        }
+    }
+
+    async fn on_h2(
+        &self,
+        mut request: Request<RequestBody>,
+        head: &Parts,
+        progress: &Progress,
+        paid: Paid,
+    ) -> Result<Response<Relay>, SendError> {
+        let is_repeatable = paid == Paid::No && is_repeatable(&request);
+        let (mut resendings, mut was_lost, mut failed_on) = (0, false, Vec::new());
+        loop {
+            let line = self.line(is_repeatable, paid, &failed_on).await;
+            let (line, place) = line.map_err(SendError::Unsent)?;
+            let was_reused = line.has_served();
+            let sent = self.patiently(line.send(place, request), progress).await;
+            let failed = match sent.map_err(SendError::Sent)? {
+                Ok(response) => return self.relay_h2(&line, response, head),
+                Err(failed) => failed,
+            };
+            let error = UpstreamError::Broken(failed.error.into());
+            let body = match failed.unprocessed {
+                Some(body) if resendings < RESENDINGS => {
+                    resendings += 1;
+                    body
+                }
+                Some(_) => return Err(SendError::Unsent(error)),
+                None if is_repeatable && was_reused && failed.was_lost && !was_lost => {
+                    was_lost = true;
+                    RequestBody::empty()
+                }
+                None => return Err(SendError::Sent(error)),
+            };
+            request = Request::from_parts(head.clone(), body);
+            failed_on.push(line);
+        }
+    }
+
+    /// A free stream on one of the tunnel's connections, or else on a new one. A client without a proxy would queue where
+    /// the site allows few streams; the agent was told another limit than the site's, and does not know.
+    async fn line(&self, is_repeatable: bool, paid: Paid, not: &[Line]) -> Result<(Line, Place), UpstreamError> {
+        if let Some(found) = self.own.place(is_repeatable, not) {
+            return Ok(found);
+        }
+        let _dialling = self.dialling.lock().await;
+        if let Some(found) = self.own.place(is_repeatable, not) {
+            return Ok(found);
+        }
+        let checked = match not {
+            [] => self.checked(paid).await?,
+            _ => self.pinned(),
+        };
+        match self.dial(&checked).await {
+            Ok(Kept::H2(line)) => {
+                if !not.is_empty() || self.own.is_full() {
+                    line.settle().await;
+                }
+                let place = self.own.add(&line);
+                Ok((line, place))
+            }
+            Ok(Kept::H1(_)) => Err(UpstreamError::Version),
+            // The site, or our room, allows no more connections.
+            Err(error) => self.own.queue(is_repeatable).ok_or(error),
+        }
+    }
+
+    /// A new connection.
+    async fn dial(&self, checked: &Checked) -> Result<Kept, UpstreamError> {
+        self.own.upstreams.dial(&self.own.key, checked).await
+    }
+
+    async fn checked(&self, paid: Paid) -> Result<Checked, DialError> {
+        match paid {
+            Paid::Yes => Ok(self.pinned()),
+            Paid::No => self.names().await,
+        }
+    }
+
+    /// The last checked addresses, however old: within one exchange no name is looked up twice (threat 2.2).
+    fn pinned(&self) -> Checked {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    async fn names(&self) -> Result<Checked, DialError> {
+        let (checked, since) = {
+            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            (names.0.clone(), names.1)
+        };
+        if since.elapsed() < NAME_AGE {
+            return Ok(checked);
+        }
+        let Key { agent, origin, .. } = &self.own.key;
+        let checked = self.own.upstreams.resolve(agent, &origin.authority).await?;
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (checked.clone(), Instant::now());
+        Ok(checked)
+    }
+
+    /// Waits for an answer as long as the site may take. A long upload is not silence: the timeout restarts as long as
+    /// parts of it are sent.
+    async fn patiently<T>(&self, sending: impl Future<Output = T>, progress: &Progress) -> Result<T, UpstreamError> {
+        tokio::pin!(sending);
+        let patience = self.own.upstreams.timeouts.response_head;
+        let mut parts = progress.parts();
+        loop {
+            if let Ok(sent) = timeout(patience, &mut sending).await {
+                return Ok(sent);
+            }
+            let now = progress.parts();
+            if now == parts {
+                return Err(UpstreamError::Timeout);
+            }
+            parts = now;
+        }
+    }
+
+    fn relay_h1(
+        &self,
+        mut connection: Connection,
+        response: Response<SiteBody>,
+        head: &Parts,
+        progress: &Progress,
+    ) -> Result<Response<Relay>, SendError> {
+        let idle = self.own.upstreams.timeouts.idle;
+        let framing = Framing::of(&response);
+        connection.is_bound |= bound::asks(&head.headers) || bound::offers(response.headers());
+        let at_end: Option<Box<dyn FnOnce() + Send>> = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => None,
+            status => {
+                let own = self.own.clone();
+                let carrier = Carrier {
+                    connection: Some(connection),
+                    progress: progress.clone(),
+                    wanted: status.is_success(),
+                };
+                Some(Box::new(move || {
+                    if let Some(connection) = carrier.free() {
+                        own.give_back(connection);
+                    }
+                }))
+            }
+        };
+        Ok(response.map(|body| Relay::new(body, framing, idle, at_end)))
+    }
+
+    fn relay_h2(&self, line: &Line, response: Response<Received>, head: &Parts) -> Result<Response<Relay>, SendError> {
+        // On HTTP/1.1 they are counted as they are read (R33).
+        if response.headers().len() > HEAD_FIELDS {
+            return Err(SendError::Sent(UpstreamError::Fields));
+        }
+        if bound::asks(&head.headers) || bound::offers(response.headers()) {
+            line.bind();
+        }
+        let idle = self.own.upstreams.timeouts.idle;
+        Ok(response.map(|body| Relay::new(SiteBody::H2(body), Framing::Own, idle, None)))
+    }
+}
+
+impl SendError {
+    pub fn into_error(self) -> UpstreamError {
+        match self {
+            Self::Unsent(error) | Self::Sent(error) => error,
+        }
+    }
+}
+
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    request.method().is_safe() && request.body().is_end_stream()
+}
+
+/// Turns a relayed response into the one for the agent.
+pub fn stream(response: Response<Relay>) -> Response<AnswerBody> {
+    response.map(AnswerBody::from)
+}
