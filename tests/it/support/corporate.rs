@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use super::agent::read_head;
+use super::origin::certificate;
 
 pub(crate) const USER: &str = "bursar";
 pub(crate) const PASSWORD: &str = "open:sesame";
@@ -18,6 +20,8 @@ pub(crate) enum Kind {
     Connect,
     /// CONNECT, with Basic credentials.
     ConnectWithLogin,
+    /// The same, inside TLS.
+    SecureConnectWithLogin,
     SocksWithLogin,
     /// Answers every CONNECT with this status.
     Refusing(u16),
@@ -25,6 +29,8 @@ pub(crate) enum Kind {
 
 pub(crate) struct Corporate {
     pub address: SocketAddr,
+    /// Of its certificate for 127.0.0.1, if it speaks TLS.
+    pub ca_pem: String,
     asked: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -34,13 +40,27 @@ impl Corporate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
+        let certificate = certificate(&["127.0.0.1"], |_| {});
+        let acceptor = TlsAcceptor::from(Arc::new(certificate.config));
         let log = asked.clone();
         let task = tokio::spawn(async move {
             while let Ok((agent, _)) = listener.accept().await {
-                tokio::spawn(serve(agent, kind, log.clone()));
+                agent.set_nodelay(true).unwrap();
+                let (acceptor, log) = (acceptor.clone(), log.clone());
+                tokio::spawn(async move {
+                    if kind != Kind::SecureConnectWithLogin {
+                        return serve(agent, kind, log).await;
+                    }
+                    serve(acceptor.accept(agent).await.ok()?, kind, log).await
+                });
             }
         });
-        Self { address, asked, task }
+        Self {
+            address,
+            ca_pem: certificate.ca_pem,
+            asked,
+            task,
+        }
     }
 
     /// The sites that were asked for, in order: `host:port`.
@@ -55,8 +75,10 @@ impl Drop for Corporate {
     }
 }
 
-async fn serve(mut agent: TcpStream, kind: Kind, log: Arc<Mutex<Vec<String>>>) -> Option<()> {
-    agent.set_nodelay(true).unwrap();
+async fn serve<S>(mut agent: S, kind: Kind, log: Arc<Mutex<Vec<String>>>) -> Option<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let site = match kind {
         Kind::SocksWithLogin => greet_socks(&mut agent).await?,
         _ => greet_connect(&mut agent, kind).await?,
@@ -74,7 +96,7 @@ async fn serve(mut agent: TcpStream, kind: Kind, log: Arc<Mutex<Vec<String>>>) -
     Some(())
 }
 
-async fn greet_connect(agent: &mut TcpStream, kind: Kind) -> Option<String> {
+async fn greet_connect(agent: &mut (impl AsyncRead + AsyncWrite + Unpin), kind: Kind) -> Option<String> {
     let head = read_head(agent).await;
     let line = head.lines().next()?;
     // Nothing but CONNECT: an http site is asked for like any other.
@@ -86,7 +108,7 @@ async fn greet_connect(agent: &mut TcpStream, kind: Kind) -> Option<String> {
     });
     let status = match kind {
         Kind::Refusing(status) => status,
-        Kind::ConnectWithLogin if sent != Some(login.as_str()) => 407,
+        Kind::ConnectWithLogin | Kind::SecureConnectWithLogin if sent != Some(login.as_str()) => 407,
         _ => return Some(site),
     };
     let answer =
@@ -96,7 +118,7 @@ async fn greet_connect(agent: &mut TcpStream, kind: Kind) -> Option<String> {
 }
 
 /// RFC 1928 with RFC 1929; names only.
-async fn greet_socks(agent: &mut TcpStream) -> Option<String> {
+async fn greet_socks(agent: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Option<String> {
     assert_eq!(agent.read_u8().await.ok()?, 5);
     let mut methods = vec![0; usize::from(agent.read_u8().await.ok()?)];
     agent.read_exact(&mut methods).await.ok()?;
@@ -120,7 +142,7 @@ async fn greet_socks(agent: &mut TcpStream) -> Option<String> {
     Some(format!("{name}:{port}"))
 }
 
-async fn counted(agent: &mut TcpStream) -> Option<Vec<u8>> {
+async fn counted(agent: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Option<Vec<u8>> {
     let mut bytes = vec![0; usize::from(agent.read_u8().await.ok()?)];
     agent.read_exact(&mut bytes).await.ok()?;
     Some(bytes)

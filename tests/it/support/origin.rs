@@ -73,7 +73,7 @@ pub(crate) struct Certificate {
     pub ca_pem: String,
     leaf_pem: String,
     key_pem: String,
-    config: ServerConfig,
+    pub config: ServerConfig,
 }
 
 /// A certificate for localhost as files, for sellers that are separate programs: CA, certificate, key.
