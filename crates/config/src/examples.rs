@@ -79,7 +79,7 @@ fn table_at(example: &Table, path: &str) -> Table {
         table = match &table[name] {
             Value::Table(one) => one.clone(),
             Value::Array(several) => several.iter().flat_map(|one| one.as_table().unwrap().clone()).collect(),
-            other => panic!("{name} is neither a section nor several: {other}"),
+            other => panic!("{name} is neither a section nor several: {other:?}"),
         };
         names = below.as_table().unwrap();
     }
