@@ -253,3 +253,19 @@ async fn it_counts_for_its_agent_until_it_ends() {
     .await;
     sealed(&agent, &authority, "localhost").await.unwrap();
 }
+
+#[tokio::test]
+async fn its_connection_to_the_site_counts_too() {
+    let origin = patient().await;
+    let bursar = with(
+        &origin,
+        "[intercept]\nnever = [\"localhost\"]\n[capacity]\nrequests_per_agent = 1\n[timeouts]\ndial_s = 1\n",
+    );
+    let authority = format!("localhost:{}", origin.address.port());
+    let agent = pinning(&bursar);
+    let first = sealed(&agent, &authority, "localhost").await.unwrap();
+    let error = sealed(&agent, &authority, "localhost").await.unwrap_err();
+    assert!(error.to_string().contains("AccessDenied"), "{error}");
+    drop(first);
+    sealed(&agent, &authority, "localhost").await.unwrap();
+}
