@@ -30,7 +30,7 @@ impl Site {
                 "key.pem",
                 "-www",
             ])
-            .args(options.split(' ').filter(|option| !option.is_empty()))
+            .args(options.split_whitespace())
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -62,7 +62,7 @@ impl Drop for Site {
 
 fn openssl(folder: &Path, command: &str) {
     let ran = Command::new("openssl")
-        .args(command.split(' '))
+        .args(command.split_whitespace())
         .current_dir(folder)
         .output();
     let ran = ran.unwrap();

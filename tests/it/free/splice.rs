@@ -184,10 +184,11 @@ async fn what_is_not_tls_is_served_as_ever_and_a_url_is_not_read_openly() {
 async fn patient() -> Origin {
     Origin::raw(|mut stream, _| async move {
         let mut said = Vec::new();
-        stream.read_to_end(&mut said).await.unwrap();
-        stream.write_all(b"you said ").await.unwrap();
-        stream.write_all(&said).await.unwrap();
-        stream.shutdown().await.unwrap();
+        if stream.read_to_end(&mut said).await.is_ok() {
+            stream.write_all(b"you said ").await.unwrap();
+            stream.write_all(&said).await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
     })
     .await
 }
@@ -250,5 +251,21 @@ async fn it_counts_for_its_agent_until_it_ends() {
         bursar.log().contains("tunnel ended").then_some(())
     })
     .await;
+    sealed(&agent, &authority, "localhost").await.unwrap();
+}
+
+#[tokio::test]
+async fn its_connection_to_the_site_counts_too() {
+    let origin = patient().await;
+    let bursar = with(
+        &origin,
+        "[intercept]\nnever = [\"localhost\"]\n[capacity]\nrequests_per_agent = 1\n[timeouts]\ndial_s = 1\n",
+    );
+    let authority = format!("localhost:{}", origin.address.port());
+    let agent = pinning(&bursar);
+    let first = sealed(&agent, &authority, "localhost").await.unwrap();
+    let error = sealed(&agent, &authority, "localhost").await.unwrap_err();
+    assert!(error.to_string().contains("AccessDenied"), "{error}");
+    drop(first);
     sealed(&agent, &authority, "localhost").await.unwrap();
 }

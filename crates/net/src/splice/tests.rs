@@ -80,7 +80,7 @@ async fn hellos_of_all_ages_are_read() {
 async fn what_could_be_read_in_two_ways_is_no_hello() {
     let good = names(&[(0, "a.example")]);
     let with_more = {
-        let mut bytes = old_hello(&extensions(&[good.clone()]));
+        let mut bytes = old_hello(&extensions(std::slice::from_ref(&good)));
         bytes[4] += 1;
         bytes.push(0);
         bytes
@@ -90,7 +90,7 @@ async fn what_could_be_read_in_two_ways_is_no_hello() {
         old_hello(&extensions(&[names(&[(0, "a.example"), (0, "b.example")])])),
         old_hello(&extensions(&[names(&[(1, "a.example")])])),
         old_hello(&extensions(&[names(&[])])),
-        old_hello(&[extensions(&[good.clone()]), vec![0]].concat()),
+        old_hello(&[extensions(std::slice::from_ref(&good)), vec![0]].concat()),
         with_more,
         b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n".to_vec(),
         vec![22, 3, 1, 0, 0],

@@ -107,7 +107,7 @@ mod tests {
             (IsCa::Ca(BasicConstraints::Unconstrained), true),
             (IsCa::Ca(BasicConstraints::Constrained(0)), true),
         ] {
-            let der = made(is_ca.clone());
+            let der = made(is_ca);
             let certificate = Certificate::of(&der).unwrap();
             assert_eq!(certificate.is_authority(), expected, "{is_ca:?}");
             assert_eq!(certificate.version, Version::WithExtensions);

@@ -80,6 +80,8 @@ impl HandshakeError {
     /// tokio-rustls wraps rustls's errors in I/O errors. `asked`: the site has asked for a client certificate, and there
     /// was none to present.
     pub(super) fn of(error: io::Error, asked: bool) -> Self {
+        // What the words leave out may help whoever looks for the cause.
+        tracing::debug!(%error, asked, "a TLS handshake failed");
         match error.downcast::<Error>() {
             Ok(error) => Self::of_tls(error, asked),
             // Servers that speak TLS 1.2 say so with a bare alert, or simply hang up.

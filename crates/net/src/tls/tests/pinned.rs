@@ -80,7 +80,7 @@ async fn a_self_signed_site_is_accepted_if_it_is_named() {
         IsCa::ExplicitNoCa,
         IsCa::Ca(BasicConstraints::Unconstrained),
     ] {
-        let site = self_signed(&["a.example"], |params| params.is_ca = is_ca.clone());
+        let site = self_signed(&["a.example"], |params| params.is_ca = is_ca);
         let client = trusting(&site.pem);
         for version in BOTH {
             outcome(&client, "a.example", site.server(&[version])).await.unwrap();
