@@ -1,12 +1,12 @@
 // An agent in Node that makes requests in every way that Node has, and prints what it got as one line of JSON. It knows
 // nothing about payments or proxies.
 //
-//   node requests.mjs HTTPS_ORIGIN HTTP_ORIGIN [only WAY...]
+//   node requests.mjs HTTPS_ORIGIN HTTP_ORIGIN [only|except WAY...]
 import http from "node:http";
 import https from "node:https";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 
-const [secure, plain, , ...only] = isMainThread ? process.argv.slice(2) : workerData;
+const [secure, plain, mode, ...named] = isMainThread ? process.argv.slice(2) : workerData;
 
 const fetched = async (url, options) => {
   const response = await fetch(url, options);
@@ -107,7 +107,7 @@ const ways = {
 
 const got = {};
 for (const [way, go] of Object.entries(ways)) {
-  if (only.length > 0 && !only.includes(way)) continue;
+  if (mode !== undefined && named.includes(way) !== (mode === "only")) continue;
   try {
     got[way] = await go();
   } catch (error) {
