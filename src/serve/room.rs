@@ -131,7 +131,13 @@ impl Room {
     }
 
     fn sites_each(&self) -> usize {
-        half(self.sites).min(self.capacity.requests_per_agent)
+        let Capacity {
+            requests_per_agent,
+            connections_per_agent,
+            ..
+        } = self.capacity;
+        // A tunnel has a connection to the site for itself, also while it rests.
+        half(self.sites).min(requests_per_agent.max(connections_per_agent))
     }
 
     fn lookups_each(&self) -> usize {

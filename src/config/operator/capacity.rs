@@ -8,7 +8,7 @@ pub(crate) struct Capacity {
     pub before_login: usize,
     /// Connections from one agent, tunnels included.
     pub connections_per_agent: usize,
-    /// Requests of one agent under way, over all its connections; as many connections to sites.
+    /// Requests of one agent under way, over all its connections. Connections to sites: as many as the larger of the two.
     pub requests_per_agent: usize,
     /// Name look-ups of one agent under way.
     pub lookups_per_agent: usize,

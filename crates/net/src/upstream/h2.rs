@@ -275,10 +275,10 @@ impl Upload {
                 }
             }
             let is_last = self.body.is_end_stream();
-            if let Some(data) = self.next.take() {
-                if self.stream.send_data(data, is_last).is_err() || is_last {
-                    return Poll::Ready(());
-                }
+            if let Some(data) = self.next.take()
+                && (self.stream.send_data(data, is_last).is_err() || is_last)
+            {
+                return Poll::Ready(());
             }
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {

@@ -216,6 +216,9 @@ impl Lane {
             [] => self.checked(paid).await?,
             _ => self.pinned(),
         };
+        if !is_repeatable {
+            self.own.give_up_doubtful();
+        }
         match self.dial(&checked).await {
             Ok(Kept::H2(line)) => {
                 if !not.is_empty() || self.own.is_full() {

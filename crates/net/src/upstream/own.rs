@@ -119,8 +119,8 @@ impl Own {
         Poll::Pending
     }
 
-    /// A place on a line with a free stream, but on none of `not`, where the request has failed. Where the site allows no stream at
-    /// all for now, its queue is as good as another's.
+    /// A place on a line with a free stream, but on none of `not`, where the request has failed. Where the site allows no
+    /// stream at all for now, its queue is as good as another's.
     pub(super) fn place(&self, is_repeatable: bool, not: &[Line]) -> Option<(Line, Place)> {
         let mut held = self.held();
         held.has_begun = true;
@@ -131,6 +131,15 @@ impl Own {
                 && (line.has_room() || line.most_streams() == 0)
         })?;
         Some((line.clone(), line.place()))
+    }
+
+    /// Gives lines that only others have used to the pool, where they may be closed to make room.
+    pub(super) fn give_up_doubtful(&self) {
+        let is_doubtful = |line: &mut Line| !line.is_proven() && line.open_streams() == 0;
+        let doubtful: Vec<Line> = self.held().lines.extract_if(.., is_doubtful).collect();
+        for line in doubtful {
+            self.upstreams.keep(&self.key, Kept::H2(line));
+        }
     }
 
     /// Whether there is a line that would do if it had a free stream.
