@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 
 use super::consider::{Disposition, Subject};
 use super::context::Context;
@@ -155,7 +155,7 @@ fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Respon
         let detail = "The site switched protocols without being asked. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     };
-    hop::strip_response(response.headers_mut(), Upgrading::Yes);
+    hop::strip_response(response.headers_mut(), Version::HTTP_11, Upgrading::Yes);
     let (stop, drain) = (context.stop.clone(), context.traffic.drain);
     context.tasks.spawn(async move {
         let Some(mut agent) = agents_end.upgrade.await else {

@@ -63,7 +63,7 @@ fn as_written(mut arrived: Extensions) -> Extensions {
 pub(super) fn interims(agent: Exchange, invited: Option<BufferedBody>) -> Interims {
     Interims::new(move |mut interim| {
         if interim.status() != StatusCode::CONTINUE {
-            hop::strip_response(interim.headers_mut(), Upgrading::No);
+            hop::strip_response(interim.headers_mut(), Version::HTTP_11, Upgrading::No);
             agent.inform(interim);
         } else if let Some(body) = &invited {
             body.invite();
@@ -126,7 +126,8 @@ pub(super) fn strip(response: &mut Response<Relay>) {
     {
         response.extensions_mut().insert(persistence);
     }
-    hop::strip_response(response.headers_mut(), Upgrading::No);
+    let version = response.version();
+    hop::strip_response(response.headers_mut(), version, Upgrading::No);
 }
 
 /// Passes a 402 on unchanged, with the reason added.

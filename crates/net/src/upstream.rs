@@ -243,6 +243,8 @@ impl Upstreams {
         };
         let (stream, address) = (Socket::new(dialled.stream, dialled.share), dialled.address);
         match key.origin.scheme {
+            // Without TLS nothing is negotiated: the agent knows what the site speaks (RFC 9113 §3.3).
+            Scheme::Http if key.offer == AlpnOffer::Http2 => self.set_up_h2(stream, address).await,
             Scheme::Http => Ok(Connection::h1(stream, address)),
             Scheme::Https => self.dial_tls(key, stream, address).await,
         }
