@@ -4,27 +4,24 @@
 //! CONNECT is answered only with 200, 400, 407 or 508; every other refusal is sent inside the tunnel, because clients
 //! hide the body of a refused CONNECT (R28).
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Proxy;
-use super::connection::{http1, until_stopped};
 use super::logins::Login;
 use super::seat::Seat;
 use super::tunnel;
 use crate::answer::{Code, Problem};
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;
+use bursar_core::h1::{Persistence, RawTarget};
 use bursar_core::host::Authority;
 use bursar_net::body::{AgentBody, AnswerBody};
+use bursar_net::h1::server::{self, Answer, Refused, Served, Service, Then};
 use bursar_net::idle::{Busy, Rewind, Serving, Watched};
 use bursar_net::shares::Full;
 use bursar_net::tls::AlpnOffer;
@@ -38,59 +35,132 @@ where
     let busy = Busy::default();
     let timeouts = &proxy.timeouts;
     let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
-    let context = proxy.clone();
-    let service = service_fn(move |request| {
-        let (proxy, seat, serving) = (context.clone(), seat.clone(), busy.begin());
-        async move { Ok::<_, Infallible>(answer::<S>(proxy, request, serving, seat, peer).await) }
-    });
-    let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), proxy.context.stop.cancelled()).await {
-        tracing::debug!(%error, %peer, "connection from an agent ended");
+    let listener = Listener {
+        proxy: &proxy,
+        seat: &seat,
+        peer,
+        tunnel: Mutex::default(),
+    };
+    let Served::Tunnel(stream) = server::serve(stream, &busy, &listener).await else {
+        return;
+    };
+    let Some(Opened {
+        login,
+        authority,
+        admitted,
+    }) = listener.tunnel.into_inner().unwrap_or_else(PoisonError::into_inner)
+    else {
+        return tracing::error!("a tunnel was opened, and nobody knows where to");
+    };
+    let (read, stream) = stream.into_parts();
+    match stream.into_any().downcast::<Watched<S>>() {
+        Ok(stream) => {
+            let stream = Rewind::new(read, stream.into_inner());
+            tunnel::run(proxy, login, authority, admitted, stream).await;
+        }
+        Err(_) => tracing::error!("the tunnel's stream is not the listener's"),
     }
 }
 
-async fn answer<S>(
-    proxy: Arc<Proxy>,
-    request: Request<Incoming>,
-    mut serving: Serving,
-    seat: Seat,
+/// A connection on the listener, until it becomes a tunnel.
+struct Listener<'a> {
+    proxy: &'a Arc<Proxy>,
+    seat: &'a Seat,
     peer: SocketAddr,
-) -> Response<AnswerBody>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut request = AgentBody::of(request, serving.clone());
-    let answer = if request.method() != Method::CONNECT && request.uri().authority().is_none() {
-        not_a_proxy_request(&request)
-    } else {
-        match identify(&proxy, &request, peer) {
-            Err(problem) => problem.into_response(),
-            Ok(login) => {
-                let admitted = seat.admit(&proxy.room.connections, &login.agent).await;
-                match (request.method() == Method::CONNECT, admitted) {
-                    (true, admitted) => connect::<S>(proxy, request, login, admitted),
-                    (false, Err(full)) => last(Problem::full(full).into_response()),
-                    (false, Ok(())) => match proxy.room.requests.take(&login.agent, 1) {
-                        Err(full) => Problem::full(full).into_response(),
-                        Ok(share) => {
-                            let share = Arc::new(share);
-                            request.body_mut().count(share.clone());
-                            serving.count(share);
-                            absolute(&proxy, request, login.agent).await
-                        }
-                    },
-                }
-            }
-        }
-    };
-    answer.map(|body| body.while_serving(serving))
+    /// Set by the CONNECT that is answered with 200.
+    tunnel: Mutex<Option<Opened>>,
 }
 
-/// The connection ends after this answer: it has no place of its own.
-fn last(mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
-    let close = HeaderValue::from_static("close");
-    answer.headers_mut().insert(CONNECTION, close);
-    answer
+struct Opened {
+    login: Login,
+    authority: Authority,
+    /// Whether the agent may have this tunnel.
+    admitted: Result<(), Full>,
+}
+
+impl Service for Listener<'_> {
+    async fn answer(&self, request: Request<AgentBody>, mut serving: Serving) -> Answer {
+        let (response, then) = self.answered(request, &mut serving).await;
+        let response = response.map(|body| body.while_serving(serving));
+        Answer { response, then }
+    }
+
+    fn refuse(&self, why: Refused) -> Response<AnswerBody> {
+        tunnel::refused(why)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.proxy.context.stop.is_cancelled()
+    }
+
+    async fn stopped(&self) {
+        self.proxy.context.stop.cancelled().await;
+    }
+}
+
+impl Listener<'_> {
+    async fn answered(&self, mut request: Request<AgentBody>, serving: &mut Serving) -> (Response<AnswerBody>, Then) {
+        let proxy = self.proxy;
+        let connects = request.method() == Method::CONNECT;
+        if !connects && request.uri().authority().is_none() {
+            return (not_a_proxy_request(&request), Then::GoOn);
+        }
+        let login = match identify(proxy, &request, self.peer) {
+            Ok(login) => login,
+            Err(problem) => return (problem.into_response(), Then::GoOn),
+        };
+        let admitted = self.seat.admit(&proxy.room.connections, &login.agent).await;
+        if connects {
+            return self.connect(&request, login, admitted);
+        }
+        if let Err(full) = admitted {
+            // The connection has no place of its own.
+            return (Problem::full(full).into_response(), Then::Close);
+        }
+        let answer = match proxy.room.requests.take(&login.agent, 1) {
+            Err(full) => Problem::full(full).into_response(),
+            Ok(share) => {
+                let share = Arc::new(share);
+                request.body_mut().count(share.clone());
+                serving.count(share);
+                absolute(proxy, request, login.agent).await
+            }
+        };
+        (answer, Then::GoOn)
+    }
+
+    /// An agent that may have no more connections gets that answer inside the tunnel.
+    fn connect(
+        &self,
+        request: &Request<AgentBody>,
+        login: Login,
+        admitted: Result<(), Full>,
+    ) -> (Response<AnswerBody>, Then) {
+        let authority = match connect_target(request.uri()) {
+            Ok(authority) => authority,
+            Err(problem) => return (problem.into_response(), Then::GoOn),
+        };
+        if self.proxy.is_own(&authority) {
+            let detail = format!(
+                "The destination {authority} is this proxy itself. Take it out of the proxied hosts (NO_PROXY)."
+            );
+            return (Problem::new(Code::Loop, detail).into_response(), Then::GoOn);
+        }
+        let opened = Opened {
+            login,
+            authority,
+            admitted,
+        };
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
+        (Response::new(AnswerBody::empty()), Then::Tunnel)
+    }
+}
+
+fn connect_target(target: &Uri) -> Result<Authority, Problem> {
+    let refuse = |detail: String| Problem::new(Code::BadRequest, detail);
+    let authority = target.authority();
+    let authority = authority.ok_or_else(|| refuse("CONNECT names no host and port.".to_owned()))?;
+    Authority::parse(authority.as_str()).map_err(|error| refuse(format!("CONNECT names no host and port: {error}.")))
 }
 
 /// The token identifies the agent; the user name must be that agent's (R30).
@@ -100,49 +170,6 @@ fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Re
         .logins
         .identify(credential, peer.ip(), proxy.clock.now())
         .map_err(|refused| Problem::new(Code::ProxyAuthentication, refused.to_string()))
-}
-
-/// An agent that may have no more connections gets that answer inside the tunnel.
-fn connect<S>(
-    proxy: Arc<Proxy>,
-    mut request: Request<AgentBody>,
-    login: Login,
-    admitted: Result<(), Full>,
-) -> Response<AnswerBody>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let target = request
-        .uri()
-        .authority()
-        .map(|authority| Authority::parse(authority.as_str()));
-    let authority = match target {
-        Some(Ok(authority)) => authority,
-        Some(Err(error)) => {
-            return Problem::new(Code::BadRequest, format!("CONNECT names no host and port: {error}.")).into_response();
-        }
-        None => return Problem::new(Code::BadRequest, "CONNECT names no host and port.").into_response(),
-    };
-    if proxy.is_own(&authority) {
-        let detail =
-            format!("The destination {authority} is this proxy itself. Take it out of the proxied hosts (NO_PROXY).");
-        return Problem::new(Code::Loop, detail).into_response();
-    }
-    let upgrade = hyper::upgrade::on(&mut request);
-    let tasks = proxy.context.tasks.clone();
-    tasks.spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => match upgraded.downcast::<TokioIo<Watched<S>>>() {
-                Ok(parts) => {
-                    let stream = Rewind::new(parts.read_buf, parts.io.into_inner().into_inner());
-                    tunnel::run(proxy, login, authority, admitted, stream).await;
-                }
-                Err(_) => tracing::error!("the tunnel's stream is not the listener's"),
-            },
-            Err(error) => tracing::debug!(%error, "the agent left before its tunnel was open"),
-        }
-    });
-    Response::new(AnswerBody::empty())
 }
 
 /// `GET http://host/path` on the listener, and the same with `https://` from a few older clients (R232).
@@ -159,8 +186,7 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
         .into_response();
     }
     // The authority of the URL wins over the Host field (RFC 9112 §3.2.2).
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let Ok(path) = path.parse::<Uri>() else {
+    let Some(path) = origin_form(&mut request) else {
         return Problem::new(Code::BadRequest, "The request's path is invalid.").into_response();
     };
     let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
@@ -178,7 +204,27 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
         Ok((lane, _)) => Site::Open(Arc::new(lane)),
         Err(error) => Site::Closed(origin, Arc::new(error)),
     };
-    exchange::run(&proxy.context, &agent, &site, request).await
+    let mut answer = exchange::run(&proxy.context, &agent, &site, request).await;
+    // The agent's connection is not this site's alone.
+    answer.extensions_mut().remove::<Persistence>();
+    answer
+}
+
+/// The target as the site gets it.
+fn origin_form(request: &mut Request<AgentBody>) -> Option<Uri> {
+    // `http` reads no path as `/`; OPTIONS without one asks about the site as a whole (RFC 9112 §3.2.4).
+    let whole_site =
+        *request.method() == Method::OPTIONS && request.extensions().get().is_some_and(RawTarget::has_no_path);
+    if whole_site {
+        request.extensions_mut().remove::<RawTarget>();
+        return Some(Uri::from_static("*"));
+    }
+    let uri = request.uri();
+    let target = match (uri.path(), uri.query()) {
+        (path, None) => path.to_owned(),
+        (path, Some(query)) => format!("{path}?{query}"),
+    };
+    target.parse().ok()
 }
 
 fn absolute_origin(uri: &Uri) -> Result<Origin, Problem> {

@@ -6,9 +6,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::{Request, Response, StatusCode};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::server::Acceptor;
@@ -18,13 +16,15 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Proxy;
-use super::connection::{http1, until_stopped};
+use super::connection::until_stopped;
 use super::logins::Login;
 use crate::answer::{Code, Problem};
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;
+use bursar_core::h1::Malformed;
 use bursar_core::host::{Authority, Host};
 use bursar_net::body::{AgentBody, AnswerBody};
+use bursar_net::h1::server::{self, Answer, Refused, Service, Then};
 use bursar_net::idle::{Busy, Rewind, Serving, Watched};
 use bursar_net::shares::Full;
 use bursar_net::tls::{Alpn, AlpnOffer};
@@ -195,23 +195,54 @@ where
     let busy = Busy::default();
     let timeouts = &proxy.timeouts;
     let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
-    let (context, site) = (proxy.clone(), Arc::new(site));
-    let service = service_fn(move |request| {
-        let (proxy, login, site, serving) = (context.clone(), login.clone(), site.clone(), busy.begin());
-        async move {
-            let (mut answer, then) = answer(&proxy, &login, &site, request, serving).await;
-            if then == Then::Close {
-                answer
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), proxy.context.stop.cancelled()).await {
-        tracing::debug!(%error, "tunnel ended");
+    let tunnel = Tunnel {
+        proxy: &proxy,
+        login: &login,
+        site: &site,
+    };
+    server::serve(stream, &busy, &tunnel).await;
+}
+
+/// A tunnel in which HTTP/1.1 is spoken.
+struct Tunnel<'a> {
+    proxy: &'a Arc<Proxy>,
+    login: &'a Login,
+    site: &'a Site,
+}
+
+impl Service for Tunnel<'_> {
+    async fn answer(&self, request: Request<AgentBody>, serving: Serving) -> Answer {
+        let (response, then) = answer(self.proxy, self.login, self.site, request, serving).await;
+        Answer { response, then }
     }
+
+    fn refuse(&self, why: Refused) -> Response<AnswerBody> {
+        refused(why)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.proxy.context.stop.is_cancelled()
+    }
+
+    async fn stopped(&self) {
+        self.proxy.context.stop.cancelled().await;
+    }
+}
+
+/// The answer to a head that could not be read.
+pub(super) fn refused(why: Refused) -> Response<AnswerBody> {
+    let detail = match why {
+        Refused::Malformed(why) => format!("The request was not read: {why}. Nothing was forwarded."),
+        Refused::TooLong => format!(
+            "The request was not read: its head is longer than {} KiB. Nothing was forwarded.",
+            HEAD_BYTES >> 10
+        ),
+    };
+    let mut answer = Problem::new(Code::BadRequest, detail).into_response();
+    if matches!(why, Refused::TooLong | Refused::Malformed(Malformed::TooManyFields)) {
+        *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    }
+    answer
 }
 
 async fn serve_h2<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S)
@@ -229,9 +260,10 @@ where
     let service = service_fn(move |request| {
         let (proxy, login, site, serving) = (context.clone(), login.clone(), site.clone(), serving.clone());
         let last = on_answer.clone();
+        let request = AgentBody::of_h2(request, serving.clone());
         async move {
             let (answer, then) = answer(&proxy, &login, &site, request, serving).await;
-            if then == Then::Close {
+            if then != Then::GoOn {
                 last.cancel();
             }
             Ok::<_, Infallible>(answer)
@@ -256,43 +288,31 @@ where
     }
 }
 
-/// What happens to a tunnel after an answer.
-#[derive(PartialEq, Eq)]
-enum Then {
-    GoOn,
-    /// Close it: another tunnel may work better, or this one may no longer be used.
-    Close,
-}
-
+/// After an answer that closes it another tunnel may work better, or this one may no longer be used.
 async fn answer(
     proxy: &Arc<Proxy>,
     login: &Login,
     site: &Site,
-    request: Request<Incoming>,
+    mut request: Request<AgentBody>,
     mut serving: Serving,
 ) -> (Response<AnswerBody>, Then) {
     let then = if site.is_open() { Then::GoOn } else { Then::Close };
     let (answer, then) = if !proxy.logins.is_still_valid(login, proxy.clock.now()) {
         let detail = "The token that opened this tunnel is no longer valid; open a new tunnel with a valid token.";
         let problem = Problem::new(Code::ProxyAuthentication, detail);
-        (unwanted(request, &serving, problem), Then::Close)
+        (problem.into_response(), Then::Close)
     } else {
         match proxy.room.requests.take(&login.agent, 1) {
-            Err(full) => (unwanted(request, &serving, Problem::full(full)), then),
+            Err(full) => (Problem::full(full).into_response(), then),
             Ok(share) => {
-                serving.count(Arc::new(share));
-                let request = AgentBody::of(request, serving.clone());
+                let share = Arc::new(share);
+                request.body_mut().count(share.clone());
+                serving.count(share);
                 (exchange::run(&proxy.context, &login.agent, site, request).await, then)
             }
         }
     };
     (answer.map(|body| body.while_serving(serving)), then)
-}
-
-/// Answers a request whose upload nobody will read.
-fn unwanted(request: Request<Incoming>, serving: &Serving, problem: Problem) -> Response<AnswerBody> {
-    drop(AgentBody::of(request, serving.clone()));
-    problem.into_response()
 }
 
 #[cfg(test)]

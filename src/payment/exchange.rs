@@ -10,11 +10,10 @@
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 
 use super::consider::{Disposition, Subject};
 use super::context::Context;
-use super::forward::{first_sending, outgoing, pass_through};
+use super::forward::{first_sending, interims, outgoing, pass_through, strip};
 use super::guard::misdirected;
 use super::presentation::AgentAnswer;
 use super::purchase;
@@ -23,6 +22,7 @@ use crate::answer::{Code, Problem, Unpaid};
 use bursar_core::agent_name::AgentName;
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay};
+use bursar_net::h1::upgrade::OnUpgrade;
 use bursar_net::idle::Serving;
 use bursar_net::shares::Full;
 use bursar_net::upstream::{Lane, Origin, UpstreamError, stream};
@@ -58,18 +58,23 @@ async fn exchange(
     context: &Arc<Context>,
     agent: &AgentName,
     lane: &Arc<Lane>,
-    mut request: Request<AgentBody>,
+    request: Request<AgentBody>,
 ) -> AgentAnswer {
     let (traffic, origin) = (&context.traffic, lane.origin());
     traffic.guard(origin, &request)?;
     let upgrading = Upgrading::asked(request.version(), request.headers());
-    let agents_end = (upgrading == Upgrading::Yes).then(|| AgentsEnd {
-        upgrade: hyper::upgrade::on(&mut request),
-        serving: request.body().serving(),
-    });
-    let (head, body) = outgoing(origin, traffic.via.as_ref(), request, upgrading)?;
+    let at_agent = request.body().exchange();
+    let agents_end = match upgrading {
+        Upgrading::Yes => at_agent.on_upgrade().map(|upgrade| AgentsEnd {
+            upgrade,
+            serving: request.body().serving(),
+        }),
+        Upgrading::No => None,
+    };
+    let (mut head, body) = outgoing(origin, traffic.via.as_ref(), request, upgrading)?;
     let expects = hop::expects_continue(&head.headers);
     let body = BufferedBody::new(body, expects, traffic.replay_budget.of(agent));
+    head.extensions.insert(interims(at_agent.clone(), expects.then(|| body.clone())));
     let subject = Subject {
         agent,
         origin,
@@ -87,7 +92,7 @@ async fn exchange(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return switch(context, agents_end, response);
     }
-    hop::strip_response(response.headers_mut(), Upgrading::No);
+    strip(&mut response);
     if response.status() != StatusCode::PAYMENT_REQUIRED {
         return Ok(stream(response));
     }
@@ -110,6 +115,9 @@ async fn exchange(
         Disposition::Purchase(plan) => plan,
     };
     repeats.require_usable_key()?;
+    if at_agent.has_ended() {
+        return Err(Problem::new(Code::BadRequest, ENDED));
+    }
     let replay = match body.take().await {
         Ok(replay) => replay,
         Err(NotReplayable::TooLarge | NotReplayable::NoRoom) => return unpaid(response, Unpaid::BodyTooLarge),
@@ -122,14 +130,22 @@ async fn exchange(
         Disposition::Purchase(plan) => plan,
     };
     match repeats.before_purchase(&replay).await {
-        Turn::Buy(claim) => purchase::run(context, lane, head, replay, *plan, claim, response).await,
+        Turn::Buy(claim) => {
+            // What is bought must reach somebody: from here on, an agent that ends its side has hung up.
+            let _presence = at_agent.require_presence();
+            purchase::run(context, lane, head, replay, *plan, claim, response).await
+        }
         Turn::Answered(answer) => answer,
     }
 }
 
+const ENDED: &str = "The site asks for payment, and the agent has ended its side of the connection: bursar pays only for an \
+                     agent that is still there. Nothing was paid. Keep the connection open for sending until the answer \
+                     is complete, and send the request again.";
+
 /// The agent's connection, if it switches to another protocol.
 struct AgentsEnd {
-    upgrade: hyper::upgrade::OnUpgrade,
+    upgrade: OnUpgrade,
     serving: Serving,
 }
 
@@ -142,12 +158,11 @@ fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Respon
     hop::strip_response(response.headers_mut(), Upgrading::Yes);
     let (stop, drain) = (context.stop.clone(), context.traffic.drain);
     context.tasks.spawn(async move {
-        let Ok(agent) = agents_end.upgrade.await else {
+        let Some(mut agent) = agents_end.upgrade.await else {
             return;
         };
         // No more requests on this connection: only idleness ends it.
         let _serving = agents_end.serving;
-        let mut agent = TokioIo::new(agent);
         let joined = tokio::io::copy_bidirectional(&mut agent, &mut site);
         let stopped = async {
             stop.cancelled().await;

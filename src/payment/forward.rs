@@ -5,13 +5,15 @@ use std::sync::Arc;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Extensions, Request, Response, StatusCode, Uri, Version};
 
 use crate::answer::{self, Code, Problem, Unpaid};
 use bursar_core::agent_name::AgentName;
+use bursar_core::h1::{Lines, Persistence, RawTarget};
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AnswerBody, BufferedBody, Progress, Relay, Replay, RequestBody};
 use bursar_net::h1::Interims;
+use bursar_net::h1::server::Exchange;
 use bursar_net::upstream::{Lane, Origin, stream};
 use bursar_net::via::Via;
 
@@ -40,8 +42,33 @@ pub(super) fn outgoing<B>(
             head.headers.insert(HOST, host);
         }
     }
-    head.extensions.clear();
+    head.extensions = as_written(head.extensions);
     Ok((head, body))
+}
+
+/// What says how the agent wrote its request. Nothing else that came with it concerns the site.
+fn as_written(mut arrived: Extensions) -> Extensions {
+    let mut kept = Extensions::new();
+    if let Some(lines) = arrived.remove::<Lines>() {
+        kept.insert(lines);
+    }
+    if let Some(target) = arrived.remove::<RawTarget>() {
+        kept.insert(target.into_origin_form());
+    }
+    kept
+}
+
+/// Informational answers go to the agent as they come. `100 Continue` concerns our own upload, which it lets begin: the
+/// agent gets one of ours when its body is wanted.
+pub(super) fn interims(agent: Exchange, invited: Option<BufferedBody>) -> Interims {
+    Interims::new(move |mut interim| {
+        if interim.status() != StatusCode::CONTINUE {
+            hop::strip_response(interim.headers_mut(), Upgrading::No);
+            agent.inform(interim);
+        } else if let Some(body) = &invited {
+            body.invite();
+        }
+    })
 }
 
 /// A site gets the origin form on h1 (RFC 9112 §3.2.1), and on h2 a full set of pseudo-fields.
@@ -65,13 +92,8 @@ pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) ->
     if !expects {
         return request;
     }
-    let (on_continue, in_time) = (body.clone(), body.clone());
-    let on_h2 = body.clone();
-    request.extensions_mut().insert(Interims::new(move |interim| {
-        if interim.status() == StatusCode::CONTINUE {
-            on_continue.invite();
-        }
-    }));
+    // An agent of HTTP/1.1 has its own way to be told (`interims`).
+    let (on_h2, in_time) = (body.clone(), body.clone());
     hyper::ext::on_informational(&mut request, move |interim| {
         if interim.status() == StatusCode::CONTINUE {
             on_h2.invite();
@@ -93,8 +115,18 @@ pub(super) async fn send_again(lane: &Arc<Lane>, head: &Parts, replay: &Replay) 
         let detail = "The site asked for payment before and now switched to another protocol. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     }
-    hop::strip_response(response.headers_mut(), Upgrading::No);
+    strip(&mut response);
     Ok(response)
+}
+
+/// An answer as the agent gets it. Whether the site ends the connection after it is kept: so does the tunnel.
+pub(super) fn strip(response: &mut Response<Relay>) {
+    if response.version() < Version::HTTP_2
+        && let Some(persistence) = Persistence::said(response.version(), response.headers())
+    {
+        response.extensions_mut().insert(persistence);
+    }
+    hop::strip_response(response.headers_mut(), Upgrading::No);
 }
 
 /// Passes a 402 on unchanged, with the reason added.

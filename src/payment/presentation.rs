@@ -14,15 +14,17 @@ use http::{Request, Response, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use super::forward::strip;
 use crate::answer::{self, Code, Problem, Unpaid};
 use bursar_core::challenge::mpp::Statement;
 use bursar_core::challenge::receipt::{self, Receipt};
 use bursar_core::challenge::{Protocol, Rail};
 use bursar_core::decode::{self, Coding};
-use bursar_core::hop::{self, Presented, Upgrading};
+use bursar_core::hop::Presented;
 use bursar_core::money::MicroUsd;
 use bursar_ledger::{Ledger, LedgerError, Outcome, PaymentId, Reason, Source};
 use bursar_net::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
+use bursar_net::h1::Interims;
 use bursar_net::upstream::{Lane, SendError, UpstreamError, stream};
 use bursar_rails::outstanding::Ticket;
 use bursar_rails::pay::Permission;
@@ -65,9 +67,11 @@ impl Presentation {
     /// Sends once. While the agent waits, the site has its usual timeout; after that, `settle_wait`.
     async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         agent: &mut oneshot::Sender<AgentAnswer>,
     ) -> Result<Response<Relay>, SendError> {
+        // A seller could repeat the credential in an informational answer.
+        request.extensions_mut().remove::<Interims>();
         let progress = Progress::none();
         let (lane, permission) = (
             self.lane.clone(),
@@ -107,7 +111,7 @@ impl Presentation {
         }
         self.log(response.status().as_u16(), &outcome);
         self.record(outcome).await;
-        hop::strip_response(response.headers_mut(), Upgrading::No);
+        strip(&mut response);
         let echoes = self.presented.remove_echoes(response.headers_mut());
         if echoes > 0 {
             tracing::warn!(

@@ -274,6 +274,10 @@ impl<S> Rewind<S> {
         Self { read, stream }
     }
 
+    pub fn into_parts(self) -> (bytes::Bytes, S) {
+        (self.read, self.stream)
+    }
+
     /// Waits for the first bytes and returns them without consuming them; empty at end of stream.
     pub async fn first_bytes(&mut self) -> io::Result<&[u8]>
     where

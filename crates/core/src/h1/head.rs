@@ -46,6 +46,18 @@ impl RawTarget {
         &self.0
     }
 
+    /// `http://host`, which `http` cannot tell from `http://host/`.
+    pub fn has_no_path(&self) -> bool {
+        let scheme = self.0.windows(3).position(|part| part == b"://");
+        let rest = scheme.and_then(|at| self.0.get(at + 3..));
+        rest.is_some_and(|rest| !rest.iter().any(|byte| matches!(byte, b'/' | b'?' | b'#')))
+    }
+
+    #[must_use]
+    pub fn into_origin_form(self) -> Self {
+        Self(self.origin_form())
+    }
+
     /// Path and query of an absolute target, or the target itself.
     pub fn origin_form(&self) -> Bytes {
         let target = &self.0;
@@ -84,7 +96,11 @@ pub fn request_head(head: &Bytes) -> Result<Request<()>, Malformed> {
     };
     let method = Method::from_bytes(method).map_err(|_| Malformed::RequestLine)?;
     let version = http_version(version)?;
-    let (uri, raw) = uri(&method, &line.slice_ref(target))?;
+    let target = line.slice_ref(target);
+    let (uri, mut raw) = uri(&method, &target)?;
+    if method == Method::OPTIONS && RawTarget(target.clone()).has_no_path() {
+        raw = Some(RawTarget(target));
+    }
     let (headers, lines) = Lines::parse(&block, From::Agent)?;
     let mut request = Request::new(());
     *request.method_mut() = method;

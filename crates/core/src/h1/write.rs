@@ -30,6 +30,24 @@ pub(super) struct Placed {
     connection: bool,
 }
 
+impl Persistence {
+    /// What the sender of a head says about its connection; `None` where only the version of HTTP says it
+    /// (RFC 9112 §9.3).
+    pub fn said(version: Version, headers: &HeaderMap) -> Option<Self> {
+        let says = |option: &[u8]| {
+            let lines = headers.get_all(CONNECTION).iter();
+            let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+            options.any(|said| said.trim_ascii().eq_ignore_ascii_case(option))
+        };
+        match (says(b"close"), says(b"keep-alive")) {
+            (true, _) => Some(Self::Close),
+            (false, true) => Some(Self::KeepAlive),
+            (false, false) if version == Version::HTTP_11 => None,
+            (false, false) => Some(Self::Close),
+        }
+    }
+}
+
 impl Hop {
     pub(super) fn replaces(&self, name: &HeaderName) -> bool {
         match is_hops(name) {

@@ -3,55 +3,49 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Version};
+use http::Request;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use tokio::runtime::Handle;
-use tokio::time::timeout;
 
+use super::BoxError;
+use crate::h1::server::Exchange;
+use crate::h1::{self, Shared};
 use crate::idle::Serving;
 use crate::shares::Share;
+use bursar_core::h1::Lines;
 use bursar_core::hop;
 
-/// How long the rest of an unwanted upload is still read, and how long it may be silent meanwhile.
-const LINGER: Duration = Duration::from_secs(30);
-const LINGER_SILENCE: Duration = Duration::from_secs(5);
-
 /// The agent's upload. If the rest of it is not needed, it is read and discarded: closing a socket with unread bytes
-/// resets the connection, and the reset can destroy the response before the agent has read it (RFC 9112 §9.6).
+/// resets the connection, and the reset can destroy the response before the agent has read it (RFC 9112 §9.6). On h1 the
+/// connection's loop does that; an h2 stream can be cancelled without affecting the others.
 pub struct AgentBody {
     incoming: Option<Incoming>,
     serving: Serving,
-    rest: Rest,
+    exchange: Exchange,
 }
 
-/// What happens to the unread rest when the body is dropped.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    Discard,
-    /// The agent waits for `100 Continue` and has sent nothing.
-    Uninvited,
-    /// An h2 stream can be cancelled without affecting the other streams.
-    Cancel,
+enum Incoming {
+    H1(h1::Incoming),
+    H2(hyper::body::Incoming),
 }
 
 impl AgentBody {
     /// Takes over a request from hyper; its connection counts as busy until the whole body has arrived.
-    pub fn of(request: Request<Incoming>, serving: Serving) -> Request<Self> {
-        let rest = match request.version() {
-            Version::HTTP_2 => Rest::Cancel,
-            _ if hop::expects_continue(request.headers()) => Rest::Uninvited,
-            _ => Rest::Discard,
-        };
+    pub fn of_h2(request: Request<hyper::body::Incoming>, serving: Serving) -> Request<Self> {
         request.map(|incoming| Self {
-            incoming: Some(incoming),
+            incoming: Some(Incoming::H2(incoming)),
             serving,
-            rest,
+            exchange: Exchange::none(),
         })
+    }
+
+    pub(crate) fn of_h1(incoming: h1::Incoming, wire: &Shared, serving: Serving) -> Self {
+        Self {
+            incoming: Some(Incoming::H1(incoming)),
+            serving,
+            exchange: Exchange::on(wire),
+        }
     }
 
     /// Its request counts for the agent until the whole body has arrived.
@@ -63,22 +57,31 @@ impl AgentBody {
     pub fn serving(&self) -> Serving {
         self.serving.clone()
     }
+
+    /// The agent at the other end, beyond its body.
+    pub fn exchange(&self) -> Exchange {
+        self.exchange.clone()
+    }
+
+    /// The trailers as the agent wrote them, once they have arrived.
+    pub fn trailer_lines(&self) -> Option<&Lines> {
+        match self.incoming.as_ref()? {
+            Incoming::H1(incoming) => incoming.trailer_lines(),
+            Incoming::H2(_) => None,
+        }
+    }
 }
 
 impl Body for AgentBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let Some(incoming) = this.incoming.as_mut() else {
-            return Poll::Ready(None);
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = match self.get_mut().incoming.as_mut() {
+            None => return Poll::Ready(None),
+            Some(Incoming::H1(incoming)) => Pin::new(incoming).poll_frame(cx).map_err(BoxError::from),
+            Some(Incoming::H2(incoming)) => Pin::new(incoming).poll_frame(cx).map_err(BoxError::from),
         };
-        if this.rest == Rest::Uninvited {
-            // hyper sends `100 Continue` when the body is first polled.
-            this.rest = Rest::Discard;
-        }
-        let polled = Pin::new(incoming).poll_frame(cx);
         polled.map_ok(|frame| match frame.into_trailers() {
             Ok(mut trailers) => {
                 hop::strip_trailers(&mut trailers);
@@ -89,30 +92,26 @@ impl Body for AgentBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        match &self.incoming {
+            None => true,
+            Some(Incoming::H1(incoming)) => incoming.is_end_stream(),
+            Some(Incoming::H2(incoming)) => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map(Body::size_hint).unwrap_or_default()
+        match &self.incoming {
+            None => SizeHint::with_exact(0),
+            Some(Incoming::H1(incoming)) => incoming.size_hint(),
+            Some(Incoming::H2(incoming)) => incoming.size_hint(),
+        }
     }
 }
 
 impl Drop for AgentBody {
     fn drop(&mut self) {
-        let Some(incoming) = self.incoming.take() else { return };
-        if self.rest != Rest::Discard || incoming.is_end_stream() {
-            return;
-        }
-        // Without a runtime the process is shutting down, and the connection with it.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(discard(incoming, self.serving.clone()));
+        if let Some(Incoming::H1(incoming)) = self.incoming.take() {
+            incoming.leave(&self.serving);
         }
     }
-}
-
-async fn discard(mut incoming: Incoming, serving: Serving) {
-    let reading = async { while let Ok(Some(Ok(_))) = timeout(LINGER_SILENCE, incoming.frame()).await {} };
-    // The exchange is over, so an error from the agent no longer matters.
-    let _ = timeout(LINGER, reading).await;
-    drop(serving);
 }

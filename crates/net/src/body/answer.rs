@@ -18,7 +18,7 @@ use super::{BoxError, SiteBody, SiteError, Uploading};
 use crate::h1::upgrade::Upgraded;
 use crate::h1::{BodyError, Ending};
 use crate::idle::{Serving, Written};
-use bursar_core::h1::Lines;
+use bursar_core::h1::{self, Lines};
 use bursar_core::hop::{self, Presented};
 
 /// The body of a response to the agent.
@@ -59,6 +59,14 @@ impl AnswerBody {
 
     pub fn empty() -> Self {
         Self::full(Bytes::new())
+    }
+
+    /// What ends it where it comes from.
+    pub(crate) const fn framing(&self) -> Framing {
+        match &self.content {
+            Content::Full(_) => Framing::Own,
+            Content::Relay(relay) => relay.framing,
+        }
     }
 
     /// How the site's connection ended, if this is the site's answer and ended with it: the agent's is to end so too.
@@ -302,10 +310,9 @@ pub enum Framing {
 
 impl Framing {
     pub fn of<B>(response: &http::Response<B>) -> Self {
-        let headers = response.headers();
+        // Of an answer that has a body at all.
         let own = response.version() >= http::Version::HTTP_2
-            || headers.contains_key(http::header::CONTENT_LENGTH)
-            || headers.contains_key(http::header::TRANSFER_ENCODING);
+            || h1::response_length(&http::Method::GET, response) != Ok(h1::Length::UntilClose);
         if own { Self::Own } else { Self::UntilClose }
     }
 }

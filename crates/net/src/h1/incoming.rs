@@ -18,8 +18,16 @@ pub struct Incoming {
     decoder: Decoder,
     /// What is still to come, if the head said how much.
     left: Option<u64>,
-    over: bool,
+    stage: Stage,
     trailers: Option<Lines>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Reading,
+    Over,
+    /// It will have no end.
+    Failed,
 }
 
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -42,8 +50,11 @@ impl Incoming {
     }
 
     fn new(wire: &Shared, length: Length, decoder: Decoder) -> Self {
-        let over = decoder.is_done();
-        if !over {
+        let stage = match decoder.is_done() {
+            true => Stage::Over,
+            false => Stage::Reading,
+        };
+        if stage == Stage::Reading {
             wire.lock().begin_body();
         }
         Self {
@@ -54,7 +65,7 @@ impl Incoming {
                 Length::Known(length) => Some(length),
                 Length::Chunked | Length::UntilClose => None,
             },
-            over,
+            stage,
             trailers: None,
         }
     }
@@ -64,15 +75,11 @@ impl Incoming {
         self.trailers.as_ref()
     }
 
-    pub const fn wire(&self) -> &Shared {
-        &self.wire
-    }
-
     /// Gives up the rest, which the connection then reads and drops; it counts for `serving` meanwhile.
-    pub fn leave(mut self, serving: Serving) {
-        if !std::mem::replace(&mut self.over, true) {
+    pub(crate) fn leave(mut self, serving: &Serving) {
+        if std::mem::replace(&mut self.stage, Stage::Failed) == Stage::Reading {
             let rest = self.take_decoder();
-            self.wire.lock().leave_body(rest, Some(serving));
+            self.wire.lock().leave_body(rest, Some(serving.clone()));
         }
     }
 
@@ -82,13 +89,13 @@ impl Incoming {
 
     /// Nothing after this can be read as part of any message.
     fn fail(&mut self, wire: &mut super::Wire, error: BodyError) -> BodyError {
-        self.over = true;
+        self.stage = Stage::Failed;
         wire.leave_body(self.take_decoder(), None);
         error
     }
 
     fn end(&mut self, wire: &mut super::Wire) {
-        self.over = true;
+        self.stage = Stage::Over;
         wire.end_body();
     }
 }
@@ -99,7 +106,7 @@ impl Body for Incoming {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if this.over {
+        if this.stage != Stage::Reading {
             return Poll::Ready(None);
         }
         let shared = this.wire.clone();
@@ -142,7 +149,7 @@ impl Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over
+        self.stage == Stage::Over
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -152,7 +159,7 @@ impl Body for Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        if !self.over {
+        if self.stage == Stage::Reading {
             let rest = self.take_decoder();
             self.wire.lock().leave_body(rest, None);
         }

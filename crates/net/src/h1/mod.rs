@@ -5,6 +5,7 @@
 pub mod client;
 mod incoming;
 mod interims;
+pub mod server;
 pub mod upgrade;
 mod wire;
 

@@ -1,10 +1,8 @@
 //! What an agent's connection becomes after `101 Switching Protocols`.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use http::Extensions;
 use tokio::sync::oneshot;
 
 use super::Stream;
@@ -16,28 +14,17 @@ pub type Upgraded = Rewind<Box<dyn Stream>>;
 /// Resolves when the 101 was sent; `None` if it never is.
 pub struct OnUpgrade(oneshot::Receiver<Upgraded>);
 
-/// Gives the stream to who waits for it.
-pub struct Upgrade(oneshot::Sender<Upgraded>);
+/// Gives the stream to whoever waits for it.
+pub(super) struct Upgrade(oneshot::Sender<Upgraded>);
 
-/// Extensions must be `Clone`; the first who asks gets it.
-#[derive(Clone)]
-struct Waiting(Arc<Mutex<Option<OnUpgrade>>>);
-
-/// Who takes `OnUpgrade` out of `extensions` gets what the other end is given.
-pub fn offer(extensions: &mut Extensions) -> Upgrade {
+pub(super) fn pair() -> (Upgrade, OnUpgrade) {
     let (upgrade, waiting) = oneshot::channel();
-    extensions.insert(Waiting(Arc::new(Mutex::new(Some(OnUpgrade(waiting))))));
-    Upgrade(upgrade)
-}
-
-pub fn on(extensions: &mut Extensions) -> Option<OnUpgrade> {
-    let Waiting(waiting) = extensions.remove()?;
-    waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    (Upgrade(upgrade), OnUpgrade(waiting))
 }
 
 impl Upgrade {
-    pub fn give(self, stream: Upgraded) {
-        // Nobody waits: the stream ends here.
+    pub(super) fn give(self, stream: Upgraded) {
+        // If nobody waits, the stream ends here.
         let _ = self.0.send(stream);
     }
 }

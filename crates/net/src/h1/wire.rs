@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::Ending;
+use super::upgrade::Upgrade;
 use crate::idle::{Rewind, Serving};
 use bursar_core::h1::Decoder;
 
@@ -61,9 +62,7 @@ pub struct Wire {
     body: Body,
     /// The connection's loop, while it waits for something that a body or another task does.
     owner: Option<Waker>,
-    invitation: Invitation,
-    /// How many need the agent to be there in both directions.
-    needed: usize,
+    pub(super) agent: Agent,
 }
 
 /// What has become of the body of the message that was read last.
@@ -72,14 +71,12 @@ enum Body {
     Read,
     /// An [`super::Incoming`] reads it.
     Reading,
-    /// Dropped before its end. Counts for the agent, if it is one's, until it is read or given up.
-    Left(Decoder, Option<Serving>),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Invitation {
-    None,
-    Due,
+    /// Dropped before its end.
+    Left {
+        rest: Decoder,
+        /// It counts for its agent until it is read or given up.
+        _serving: Option<Serving>,
+    },
 }
 
 /// What a read brought.
@@ -104,8 +101,7 @@ impl Wire {
             output: Output::default(),
             body: Body::Read,
             owner: None,
-            invitation: Invitation::None,
-            needed: 0,
+            agent: Agent::default(),
         }
     }
 
@@ -294,7 +290,10 @@ impl Wire {
     }
 
     pub(super) fn leave_body(&mut self, rest: Decoder, serving: Option<Serving>) {
-        self.body = Body::Left(rest, serving);
+        self.body = Body::Left {
+            rest,
+            _serving: serving,
+        };
         self.wake_owner();
     }
 
@@ -302,7 +301,7 @@ impl Wire {
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Discarded> {
         use bursar_core::h1::Decoded;
         loop {
-            let Body::Left(rest, _) = &mut self.body else {
+            let Body::Left { rest, .. } = &mut self.body else {
                 return Poll::Ready(Discarded::Whole);
             };
             match rest.decode(&mut self.input) {
@@ -317,36 +316,26 @@ impl Wire {
         }
     }
 
-    /// The agent waits for `100 Continue`, which it gets when its body is first wanted.
-    pub(super) fn invites(&mut self, due: bool) {
-        self.invitation = if due { Invitation::Due } else { Invitation::None };
-    }
-
-    /// The body was not asked for.
-    pub(super) fn is_uninvited(&self) -> bool {
-        self.invitation == Invitation::Due
-    }
-
-    /// Somebody wants the body.
+    /// Somebody wants the body, for which the agent waits to be asked.
     pub(super) fn invite(&mut self) {
-        if self.invitation == Invitation::Due {
-            self.invitation = Invitation::None;
+        if std::mem::take(&mut self.agent.waits) {
             self.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.wake_owner();
         }
     }
+}
 
-    pub(super) fn need_agent(&mut self) {
-        self.needed += 1;
-    }
-
-    pub(super) fn need_agent_no_more(&mut self) {
-        self.needed = self.needed.saturating_sub(1);
-    }
-
-    pub(super) const fn is_agent_needed(&self) -> bool {
-        self.needed > 0
-    }
+/// What an exchange has agreed on with the agent at the other end of the wire.
+#[derive(Default)]
+pub(super) struct Agent {
+    /// It waits for `100 Continue`, which it gets when its body is first wanted.
+    pub(super) waits: bool,
+    /// It may get informational answers.
+    pub(super) informs: bool,
+    /// How many need it to be there in both directions.
+    pub(super) needed: usize,
+    /// Who waits for the connection if it changes to another protocol.
+    pub(super) upgrade: Option<Upgrade>,
 }
 
 /// How far the rest of an unwanted body was read.
