@@ -501,7 +501,7 @@ mod tests {
         let watched = tokio::time::timeout(Duration::from_millis(10), stream.hung_up()).await;
         assert!(watched.is_err(), "it has not hung up");
         drop(agent);
-        stream.hung_up().await;
+        stream.hung_up().await.unwrap();
         let mut said = String::new();
         stream.read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "hello, proxy");
