@@ -46,15 +46,38 @@ pub(super) fn differences(direct: &Outcome, proxied: &Outcome, raw: bool) -> Vec
     for number in 0..direct.site.len().max(proxied.site.len()) {
         let direct = direct.site.get(number).unwrap_or(&nothing);
         let proxied = proxied.site.get(number).unwrap_or(&nothing);
-        note(&format!("site, connection {}", number + 1), Kind::Requests, direct, proxied);
+        note(
+            &format!("site, connection {}", number + 1),
+            Kind::Requests,
+            direct,
+            proxied,
+        );
     }
     found
+}
+
+/// Whether the first answer is a problem document of the proxy with this status.
+pub(super) fn is_problem(client: &Record, status: u16) -> bool {
+    let answers = parse(
+        &client.heard,
+        Kind::Answers,
+        &methods(&client.said),
+        client.end.is_some(),
+    );
+    answers.first().is_some_and(|answer| {
+        let has_status = answer.start.starts_with(format!("HTTP/1.1 {status} ").as_bytes());
+        let is_ours = |field: &Field| is(field, "content-type") && field.value == b"application/problem+json";
+        has_status && answer.is_whole && answer.fields.iter().any(is_ours)
+    })
 }
 
 /// Whether the connection could end at this point without any loss.
 fn is_idle(record: &Record, kind: Kind) -> bool {
     let messages = parse(&record.heard, kind, &methods(&record.said), false);
-    !messages.is_empty() && messages.iter().all(|message| message.is_whole && message.framing != Framing::Upgraded)
+    !messages.is_empty()
+        && messages
+            .iter()
+            .all(|message| message.is_whole && message.framing != Framing::Upgraded)
 }
 
 fn compare(found: &mut Vec<String>, kind: Kind, direct: &Record, proxied: &Record) {
@@ -86,7 +109,9 @@ fn compare(found: &mut Vec<String>, kind: Kind, direct: &Record, proxied: &Recor
 fn compare_fields(found: &mut Vec<String>, what: &str, direct: &Vec<String>, proxied: &Vec<String>) {
     let lower = |lines: &[String]| -> Vec<String> {
         let lines = lines.iter().filter_map(|line| line.split_once(": "));
-        lines.map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect()
+        lines
+            .map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase()))
+            .collect()
     };
     let sorted = |mut lines: Vec<String>| {
         lines.sort();
@@ -102,7 +127,9 @@ fn compare_fields(found: &mut Vec<String>, what: &str, direct: &Vec<String>, pro
 
 /// The fields as lines, without what belongs to one hop.
 fn lines(fields: &[Field]) -> Vec<String> {
-    let kept = fields.iter().filter(|field| !OF_ONE_HOP.iter().any(|name| is(field, name)));
+    let kept = fields
+        .iter()
+        .filter(|field| !OF_ONE_HOP.iter().any(|name| is(field, name)));
     kept.filter_map(|field| {
         let mut value = shown(&field.value);
         if is(field, "connection") {
@@ -136,5 +163,9 @@ fn short(value: &impl std::fmt::Debug) -> String {
 
 /// Bytes as text, without loss.
 pub(super) fn shown(bytes: &[u8]) -> String {
-    bytes.escape_ascii().to_string().replace("\\\"", "\"").replace("\\'", "'")
+    bytes
+        .escape_ascii()
+        .to_string()
+        .replace("\\\"", "\"")
+        .replace("\\'", "'")
 }

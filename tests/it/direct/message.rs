@@ -242,7 +242,10 @@ mod tests {
         let answers = parse(heard, Kind::Answers, &methods(said), false);
         assert_eq!((answers.len(), finals(&answers)), (3, 1));
         assert_eq!(answers[1].framing, Framing::None);
-        assert_eq!((&answers[1].fields[1].name[..], &answers[1].fields[1].value[..]), (&b"A"[..], &b"b c"[..]));
+        assert_eq!(
+            (&answers[1].fields[1].name[..], &answers[1].fields[1].value[..]),
+            (&b"A"[..], &b"b c"[..])
+        );
         assert_eq!((answers[2].framing, answers[2].is_whole), (Framing::UntilEnd, false));
         assert!(parse(heard, Kind::Answers, &methods(said), true)[2].is_whole);
     }

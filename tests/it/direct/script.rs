@@ -39,6 +39,8 @@ pub(super) enum Step {
     Cut,
     /// RST.
     Reset,
+    /// Closes both directions.
+    Leave,
 }
 
 pub(super) fn say(bytes: impl AsRef<[u8]>) -> Step {
@@ -215,6 +217,11 @@ impl Player {
             Step::Cut => {
                 if let Some(line) = &mut self.line {
                     let _ = line.cut().await;
+                }
+            }
+            Step::Leave => {
+                if let Some(mut line) = self.line.take() {
+                    let _ = line.half_close().await;
                 }
             }
             Step::Reset => {
