@@ -236,8 +236,6 @@ pub(super) fn unreachable(error: &UpstreamError) -> Code {
         | UpstreamError::Setup(_)
         | UpstreamError::H1(_)
         | UpstreamError::Broken(_)
-        | UpstreamError::Fields => {
-            Code::UpstreamBroken
-        }
+        | UpstreamError::Fields => Code::UpstreamBroken,
     }
 }

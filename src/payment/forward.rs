@@ -12,8 +12,8 @@ use bursar_core::agent_name::AgentName;
 use bursar_core::h1::{Lines, Persistence, RawTarget};
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AnswerBody, BufferedBody, Progress, Relay, Replay, RequestBody};
-use bursar_net::h1::Interims;
 use bursar_net::h1::server::Exchange;
+use bursar_net::h1::{Interims, TrailerLines};
 use bursar_net::upstream::{Lane, Origin, stream};
 use bursar_net::via::Via;
 
@@ -54,6 +54,9 @@ fn as_written(mut arrived: Extensions) -> Extensions {
     }
     if let Some(target) = arrived.remove::<RawTarget>() {
         kept.insert(target.into_origin_form());
+    }
+    if let Some(trailers) = arrived.remove::<TrailerLines>() {
+        kept.insert(trailers);
     }
     kept
 }

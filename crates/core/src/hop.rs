@@ -256,7 +256,10 @@ mod tests {
             ("accept-language", "de"),
         ]);
         strip_request(&mut headers, Version::HTTP_2, Upgrading::No);
-        let lines: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let lines: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
         let kept: [(&str, &[u8]); 7] = [
             ("user-agent", b"x"),
             ("cookie", b"a=1"),

@@ -16,7 +16,7 @@ use http::{HeaderMap, Request, Response, Version};
 use http_body::Body;
 use tokio::task::AbortHandle;
 
-use super::{Ending, Filled, Interims, Stream, Wire};
+use super::{Ending, Filled, Interims, Stream, TrailerLines, Wire};
 use crate::body::BoxError;
 use bursar_core::h1::{Hop, Length, Malformed, request_length, response_length, write_request};
 
@@ -79,7 +79,10 @@ pub enum Fault {
     Malformed(#[from] Malformed),
     #[error("the head of the answer is too long")]
     HeadTooLong,
-    #[error("more than {} informational answers came before the final one", reading::MOST_INTERIMS)]
+    #[error(
+        "more than {} informational answers came before the final one",
+        reading::MOST_INTERIMS
+    )]
     Interims,
     #[error("the site switched protocols before it had the whole request")]
     SwitchedEarly,
@@ -139,6 +142,7 @@ impl Connection {
         };
         let (mut head, body) = request.into_parts();
         let interims = head.extensions.remove::<Interims>();
+        let trailer_lines = head.extensions.remove::<TrailerLines>();
         {
             let mut line = lock(&self.line);
             line.stage = Stage::Exchange;
@@ -148,7 +152,7 @@ impl Connection {
             };
             write_request(&head, hop, line.wire.output());
         }
-        let mut upload = Some(Upload::new(body, framing));
+        let mut upload = Some(Upload::new(body, framing, trailer_lines));
         let mut reading = Reading::new(interims);
         let (response, unwritten) = poll_fn(|cx| self.poll_exchange(&mut upload, &mut reading, cx))
             .await

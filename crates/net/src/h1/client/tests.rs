@@ -180,7 +180,10 @@ async fn who_watches_sees_the_close_after_later_exchanges() {
     for _ in 0..2 {
         connection.send(get()).await.unwrap();
     }
-    assert!(!woken.0.load(Ordering::Relaxed), "nothing has happened to the connection");
+    assert!(
+        !woken.0.load(Ordering::Relaxed),
+        "nothing has happened to the connection"
+    );
     drop(answering.await.unwrap());
     assert!(woken.0.load(Ordering::Relaxed));
     assert!(connection.poll_closed(&mut cx).is_ready());

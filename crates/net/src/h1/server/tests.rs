@@ -60,7 +60,10 @@ impl Site {
         let Ok(body) = body.collect().await else {
             return Response::builder().status(400).body(AnswerBody::empty()).unwrap();
         };
-        let trailers = body.trailers().map(|trailers| format!("{trailers:?}")).unwrap_or_default();
+        let trailers = body
+            .trailers()
+            .map(|trailers| format!("{trailers:?}"))
+            .unwrap_or_default();
         let body = String::from_utf8(body.to_bytes().to_vec()).unwrap();
         let text = format!("{} {target} {body}{trailers}\n", head.method);
         Response::new(AnswerBody::full(text.into()))
@@ -180,7 +183,10 @@ async fn what_is_no_request_is_refused_and_ends_the_connection() {
         ("GET /a b HTTP/1.1\r\n\r\n", "Malformed(RequestLine)"),
         ("GET / HTTP/1.1\r\nA : b\r\n\r\n", "Malformed(BlankBeforeColon)"),
         ("GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", "Malformed(Folded)"),
-        ("POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "Malformed(ContentLength)"),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            "Malformed(ContentLength)",
+        ),
     ] {
         let heard = said(&format!("{text}GET /next HTTP/1.1\r\n\r\n")).await;
         let length = why.len();
@@ -203,7 +209,11 @@ async fn the_connection_stays_as_both_versions_of_http_mean_it() {
         ("GET /1 HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true),
     ] {
         let heard = said(&format!("{first}{second}")).await;
-        assert_eq!(heard.matches("HTTP/1.1 200").count(), 1 + usize::from(stays), "{first:?}");
+        assert_eq!(
+            heard.matches("HTTP/1.1 200").count(),
+            1 + usize::from(stays),
+            "{first:?}"
+        );
         assert_eq!(heard.matches("Connection: close").count(), 1, "{first:?}");
     }
 }
@@ -317,13 +327,16 @@ async fn a_stop_ends_what_rests_and_lets_what_runs_finish() {
     assert!(matches!(served, Served::Over));
 
     let site = Site::default();
-    let (heard, ()) = tokio::join!(conversation(&site, vec![b"GET /wait HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n"]), async {
-        for _ in 0..50 {
-            tokio::task::yield_now().await;
+    let (heard, ()) = tokio::join!(
+        conversation(&site, vec![b"GET /wait HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\n"]),
+        async {
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            site.stop();
+            site.waits.notify_one();
         }
-        site.stop();
-        site.waits.notify_one();
-    });
+    );
     let text = "GET /wait \n";
     let length = text.len();
     assert_eq!(

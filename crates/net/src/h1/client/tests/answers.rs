@@ -125,7 +125,10 @@ async fn trailers_arrive_as_the_site_wrote_them() {
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ok");
     assert!(body.trailer_lines().is_none());
     let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
-    assert_eq!((&trailers["x-sum"], &trailers["x-b"]), (&"1".parse().unwrap(), &"2".parse().unwrap()));
+    assert_eq!(
+        (&trailers["x-sum"], &trailers["x-b"]),
+        (&"1".parse().unwrap(), &"2".parse().unwrap())
+    );
     assert_eq!(body.trailer_lines().unwrap().len(), 2);
     assert!(body.is_end_stream() && connection.ready().await);
 }
@@ -151,7 +154,10 @@ async fn an_answer_that_cannot_be_read_is_none() {
     for (said, expected) in [
         ("HTTP/2 200 OK\r\n\r\n", "the answer was not read"),
         ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "the answer was not read"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "more than one Content-Length"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "more than one Content-Length",
+        ),
         ("HTTP/1.1 200 OK\r\nContent-Le", "closed the connection"),
         ("", "closed the connection"),
     ] {
@@ -159,7 +165,9 @@ async fn an_answer_that_cannot_be_read_is_none() {
         assert!(fault.to_string().contains(expected), "{said:?}: {fault}");
     }
     let many = "X: y\r\n".repeat(257);
-    let fault = got(get(), vec![format!("HTTP/1.1 200 OK\r\n{many}\r\n").into()], true).await.unwrap_err();
+    let fault = got(get(), vec![format!("HTTP/1.1 200 OK\r\n{many}\r\n").into()], true)
+        .await
+        .unwrap_err();
     assert!(fault.to_string().contains("256 fields"), "{fault}");
     let long = format!("HTTP/1.1 200 OK\r\nX: {}", "y".repeat(65 << 10));
     let fault = got(get(), vec![long.into()], false).await.unwrap_err();

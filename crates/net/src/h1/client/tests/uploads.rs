@@ -34,17 +34,26 @@ async fn seen(request: http::request::Builder, frames: Vec<Result<Frame<Bytes>, 
 async fn a_body_is_framed_as_the_agent_framed_it() {
     let known = Request::post("/").header("content-length", "5");
     let (text, failed) = seen(known, vec![data("he"), data("llo")]).await;
-    assert!(text.ends_with("\r\n\r\nhello") && text.contains("Content-Length: 5\r\n"), "{text}");
+    assert!(
+        text.ends_with("\r\n\r\nhello") && text.contains("Content-Length: 5\r\n"),
+        "{text}"
+    );
     assert!(!failed && !text.contains("chunked"));
 
     let (text, failed) = seen(Request::post("/"), vec![data("he"), data(""), data("llo")]).await;
     assert!(text.contains("Transfer-Encoding: chunked\r\n"), "{text}");
-    assert!(text.ends_with("\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n") && !failed, "{text}");
+    assert!(
+        text.ends_with("\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n") && !failed,
+        "{text}"
+    );
 
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", "5".parse().unwrap());
     let (text, failed) = seen(Request::post("/"), vec![data("hello"), Ok(Frame::trailers(trailers))]).await;
-    assert!(text.ends_with("5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n") && !failed, "{text}");
+    assert!(
+        text.ends_with("5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n") && !failed,
+        "{text}"
+    );
 }
 
 /// A site must not take a part for the whole.
@@ -81,7 +90,9 @@ async fn a_large_part_arrives_as_it_is() {
                 site.read_exact(&mut end).await.unwrap();
                 assert_eq!(&end, b"\r\n0\r\n\r\n");
             }
-            site.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            site.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .await
+                .unwrap();
             site
         });
         let (say, body) = Parts::new();
@@ -91,7 +102,10 @@ async fn a_large_part_arrives_as_it_is() {
             true => Request::post("/"),
             false => Request::post("/").header("content-length", LARGE),
         };
-        let answer = timeout(SOON, connection.send(with_body(request, body))).await.unwrap().unwrap();
+        let answer = timeout(SOON, connection.send(with_body(request, body)))
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         let _site = reading.await.unwrap();
         assert!(connection.ready().await);
@@ -147,7 +161,9 @@ async fn an_upload_that_its_answer_overtook_goes_on_and_frees_the_connection_at_
     let (say, body) = Parts::new();
     let seeing = tokio::spawn(async move {
         head(&mut site).await;
-        site.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        site.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .await
+            .unwrap();
         let mut rest = [0; 13];
         site.read_exact(&mut rest).await.unwrap();
         assert_eq!(&rest, b"3\r\none\r\n0\r\n\r\n");
@@ -193,7 +209,9 @@ async fn an_upload_that_is_cut_closes_the_connection_under_it() {
     let (say, body) = Parts::new();
     let closing = tokio::spawn(async move {
         head(&mut site).await;
-        site.write_all(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        site.write_all(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
         rest(&mut site).await
     });
     let answer = connection.send(with_body(Request::post("/"), body)).await.unwrap();
@@ -212,7 +230,9 @@ async fn an_upload_whose_source_breaks_after_the_answer_ends_our_side_only() {
     let (say, body) = Parts::new();
     tokio::spawn(async move {
         head(&mut site).await;
-        site.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe").await.unwrap();
+        site.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
+            .await
+            .unwrap();
         assert_eq!(rest(&mut site).await, "");
         site.write_all(b"llo").await.unwrap();
     });
