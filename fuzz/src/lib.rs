@@ -10,6 +10,7 @@ pub mod challenges;
 pub mod credentials;
 pub mod fields;
 pub mod journal;
+pub mod messages;
 mod opinion;
 pub mod seeds;
 pub mod services;
@@ -63,6 +64,8 @@ targets! {
     record: approvals::record, seeds::records;
     host: fields::host, seeds::hosts;
     hop: fields::hop_by_hop, seeds::hop;
+    request: messages::request, seeds::requests;
+    answer: messages::answer, seeds::answers;
     prefer: fields::prefer_wait, seeds::prefer;
     via: fields::via_loop, seeds::via;
     tls_hello: fields::tls_hello, seeds::tls_hellos;

@@ -488,6 +488,34 @@ pub fn hop() -> Seeds {
         .collect()
 }
 
+pub fn requests() -> Seeds {
+    texts(&[
+        "GET /a?b=<c>\"d\" HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nx-one:2\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        "\r\nPOST http://h:1?q HTTP/1.0\nContent-Length: 5, 5\n\nhello",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: 1\r\n\r\nrest",
+        "OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close, x\r\n\r\n",
+        "CONNECT h:443 HTTP/1.0\r\n\r\n",
+        "GET //\u{fc}#x HTTP/1.1\r\nA:\t1 \r\nB:\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nA : 1\r\n B\r\nC: \u{1}\r\n\r\n",
+    ])
+}
+
+pub fn answers() -> Seeds {
+    let heads = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhellorest",
+        "HTTP/1.0 200 Alles G\u{fc}t\nA: 1\n 2\nB : \u{1}\nno field\n\nuntil the end",
+        "HTTP/1.1 402 Payment Required\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n\r\na\r\n0123456789\r\n0\r\nA: b\r\n\r\n",
+        "HTTP/1.1 204\r\nTransfer-Encoding: chunked\r\nX: a\rY: b\r\n\r\n",
+        "HTTP/1.1 999 \r\nTransfer-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+    ];
+    heads
+        .iter()
+        .flat_map(|head| [led_by(&[0], head.as_bytes()), led_by(&[1], head.as_bytes())])
+        .collect()
+}
+
 pub fn prefer() -> Seeds {
     texts(&[
         "respond-async, wait=10",

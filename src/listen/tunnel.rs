@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::service::service_fn;
@@ -22,7 +23,7 @@ use super::splice;
 use crate::answer::{Code, Problem};
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;
-use bursar_core::h1::Malformed;
+use bursar_core::h1::{Malformed, Scan};
 use bursar_core::host::{Authority, Host};
 use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::h1::server::{self, Answer, Refused, Service, Then};
@@ -33,6 +34,8 @@ use bursar_net::upstream::{HEAD_BYTES, Origin, Scheme, Version};
 
 /// First byte of a TLS handshake record (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
+/// How a connection begins on which both sides know that HTTP/2 is spoken (RFC 9113 §3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// Streams that one h2 connection of an agent may have open (threat 2.10).
 const STREAMS: u32 = 100;
 /// What one stream, and one h2 connection of an agent, may have sent before it is read. An agent may have hundreds of
@@ -91,11 +94,29 @@ async fn plain<S>(
         scheme: Scheme::Http,
         authority,
     };
-    let site = tokio::select! {
-        (site, _) = open(&proxy, &login.agent, origin, admitted, AlpnOffer::Nothing) => site,
-        () = stream.hung_up() => return,
+    // HTTP/2 that both sides know of (RFC 9113 §3.3).
+    let offer = match stream.read_ahead().starts_with(H2_PREFACE) {
+        true => AlpnOffer::Http2,
+        false => AlpnOffer::Nothing,
     };
-    serve(proxy, login, site, stream, Version::H1).await;
+    let (site, version) = tokio::select! {
+        opened = open(&proxy, &login.agent, origin, admitted, offer) => opened,
+        () = left(&mut stream) => return,
+    };
+    serve(proxy, login, site, stream, version).await;
+}
+
+/// Resolves when the agent has left. One that has ended its side behind a whole request may wait for the answer, but a
+/// queue must not be held up by those who do not.
+async fn left<S>(stream: &mut Rewind<S>)
+where
+    S: AsyncRead + Unpin,
+{
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let ended = stream.hung_up().await;
+    if ended.is_ok() && Scan::default().end(stream.read_ahead()).is_some() {
+        tokio::time::sleep(PATIENCE).await;
+    }
 }
 
 async fn tls<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, admitted: Result<(), Full>, stream: Rewind<S>)
@@ -126,7 +147,7 @@ where
         _ => tokio::select! {
             opened = open(&proxy, &login.agent, origin, admitted, offer) => opened,
             // Nothing is looked up or dialled for an agent that has left.
-            () = hello.io.hung_up() => return,
+            _ = hello.io.hung_up() => return,
         },
     };
     let alpn = match version {

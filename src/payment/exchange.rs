@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 
 use super::consider::{Disposition, Subject};
 use super::context::Context;
@@ -74,7 +74,8 @@ async fn exchange(
     let (mut head, body) = outgoing(origin, traffic.via.as_ref(), request, upgrading)?;
     let expects = hop::expects_continue(&head.headers);
     let body = BufferedBody::new(body, expects, traffic.replay_budget.of(agent));
-    head.extensions.insert(interims(at_agent.clone(), expects.then(|| body.clone())));
+    head.extensions
+        .insert(interims(at_agent.clone(), expects.then(|| body.clone())));
     let subject = Subject {
         agent,
         origin,
@@ -157,7 +158,7 @@ fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Respon
         let detail = "The site switched protocols without being asked. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     };
-    hop::strip_response(response.headers_mut(), Upgrading::Yes);
+    hop::strip_response(response.headers_mut(), Version::HTTP_11, Upgrading::Yes);
     let (stop, drain) = (context.stop.clone(), context.traffic.drain);
     context.tasks.spawn(async move {
         let Some(mut agent) = agents_end.upgrade.await else {

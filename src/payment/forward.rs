@@ -12,8 +12,8 @@ use bursar_core::agent_name::AgentName;
 use bursar_core::h1::{Lines, Persistence, RawTarget};
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AnswerBody, BufferedBody, Progress, Relay, Replay, RequestBody};
-use bursar_net::h1::Interims;
 use bursar_net::h1::server::Exchange;
+use bursar_net::h1::{Interims, TrailerLines};
 use bursar_net::upstream::{Lane, Origin, stream};
 use bursar_net::via::Via;
 
@@ -55,6 +55,9 @@ fn as_written(mut arrived: Extensions) -> Extensions {
     if let Some(target) = arrived.remove::<RawTarget>() {
         kept.insert(target.into_origin_form());
     }
+    if let Some(trailers) = arrived.remove::<TrailerLines>() {
+        kept.insert(trailers);
+    }
     kept
 }
 
@@ -63,7 +66,7 @@ fn as_written(mut arrived: Extensions) -> Extensions {
 pub(super) fn interims(agent: Exchange, invited: Option<BufferedBody>) -> Interims {
     Interims::new(move |mut interim| {
         if interim.status() != StatusCode::CONTINUE {
-            hop::strip_response(interim.headers_mut(), Upgrading::No);
+            hop::strip_response(interim.headers_mut(), Version::HTTP_11, Upgrading::No);
             agent.inform(interim);
         } else if let Some(body) = &invited {
             body.invite();
@@ -126,7 +129,8 @@ pub(super) fn strip(response: &mut Response<Relay>) {
     {
         response.extensions_mut().insert(persistence);
     }
-    hop::strip_response(response.headers_mut(), Upgrading::No);
+    let version = response.version();
+    hop::strip_response(response.headers_mut(), version, Upgrading::No);
 }
 
 /// Passes a 402 on unchanged, with the reason added.

@@ -12,6 +12,7 @@ mod world;
 mod approvals;
 mod bkey;
 mod books;
+mod direct;
 mod free;
 mod money;
 mod mpp;

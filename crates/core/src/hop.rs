@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version};
 pub use echo::Presented;
 pub use own_payment::agent_payment;
 
+const SETTLEMENT_OVERRIDES: HeaderName = HeaderName::from_static("settlement-overrides");
 const ALWAYS: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -57,9 +58,7 @@ impl Upgrading {
 /// `Connection` (RFC 9110 §10.1.4); HTTP/2 forbids that field.
 pub fn strip_request(headers: &mut HeaderMap, version: Version, upgrading: Upgrading) {
     let trailers = connection_fields_allow_trailers(headers);
-    strip(headers, upgrading);
-    remove_our_names(headers);
-    headers.remove(TE);
+    strip(headers, version, upgrading, |name| *name == TE && !trailers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         if version < Version::HTTP_2 {
@@ -70,11 +69,10 @@ pub fn strip_request(headers: &mut HeaderMap, version: Version, upgrading: Upgra
 
 /// Prepares an origin's answer for the agent. Also removes what only bursar may say, `Bursar-*` and the member `bursar`
 /// of `Proxy-Status` (R8, R99), and `Settlement-Overrides`, which is between a seller and its facilitator.
-pub fn strip_response(headers: &mut HeaderMap, upgrading: Upgrading) {
-    strip(headers, upgrading);
-    headers.remove(TE);
-    headers.remove("settlement-overrides");
-    remove_our_names(headers);
+pub fn strip_response(headers: &mut HeaderMap, version: Version, upgrading: Upgrading) {
+    strip(headers, version, upgrading, |name| {
+        *name == TE || *name == SETTLEMENT_OVERRIDES
+    });
     proxy_status::remove_ours(headers);
 }
 
@@ -84,7 +82,7 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     proxy_status::remove_ours(trailers);
     let is_unfit =
         |name: &HeaderName| is_end_to_end(name) || ALWAYS.contains(name) || *name == CONNECTION || is_ours(name);
-    remove_all(trailers, is_unfit);
+    remove_all(trailers, Version::HTTP_2, is_unfit);
 }
 
 /// Whether the agent waits for `100 Continue` before it uploads (RFC 9110 §10.1.1).
@@ -93,14 +91,26 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
     expectations.any(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
 }
 
-fn remove_our_names(headers: &mut HeaderMap) {
-    remove_all(headers, is_ours);
-}
-
-fn remove_all(headers: &mut HeaderMap, is_unfit: impl Fn(&HeaderName) -> bool) {
-    let unfit: Vec<HeaderName> = headers.keys().filter(|name| is_unfit(name)).cloned().collect();
-    for name in unfit {
-        headers.remove(name);
+/// `HeaderMap::remove` moves the last field into the gap. On HTTP/1.1 the lines of a message keep their order by
+/// themselves; on HTTP/2 the map is all there is, so it is made anew.
+fn remove_all(headers: &mut HeaderMap, version: Version, is_unfit: impl Fn(&HeaderName) -> bool) {
+    if !headers.keys().any(&is_unfit) {
+        return;
+    }
+    if version < Version::HTTP_2 {
+        let unfit: Vec<HeaderName> = headers.keys().filter(|name| is_unfit(name)).cloned().collect();
+        for name in unfit {
+            headers.remove(name);
+        }
+        return;
+    }
+    let mut current = None;
+    for (name, value) in std::mem::take(headers) {
+        // Further lines of the same field come without its name.
+        current = name.or(current);
+        if let Some(name) = current.as_ref().filter(|name| !is_unfit(name)) {
+            headers.append(name, value);
+        }
     }
 }
 
@@ -115,27 +125,22 @@ fn begins_with(name: &HeaderName, prefix: &str) -> bool {
     name.take(prefix.len()).eq(prefix.bytes())
 }
 
-fn strip(headers: &mut HeaderMap, upgrading: Upgrading) {
-    for option in connection_options(headers) {
-        if option != UPGRADE && !is_end_to_end(&option) {
-            headers.remove(option);
-        }
-    }
-    headers.remove(CONNECTION);
-    if headers.contains_key(TRANSFER_ENCODING) {
-        // The transfer coding wins. A length beside it would cut the body short or run past it (RFC 9112 §6.3).
-        headers.remove(CONTENT_LENGTH);
-    }
-    for name in &ALWAYS {
-        headers.remove(name);
-    }
-    match upgrading {
-        Upgrading::Yes if headers.contains_key(UPGRADE) => {
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        }
-        _ => {
-            headers.remove(UPGRADE);
-        }
+fn strip(headers: &mut HeaderMap, version: Version, upgrading: Upgrading, is_unfit: impl Fn(&HeaderName) -> bool) {
+    let options = connection_options(headers);
+    // The transfer coding wins. A length beside it would cut the body short or run past it (RFC 9112 §6.3).
+    let coded = headers.contains_key(TRANSFER_ENCODING);
+    let upgrades = upgrading == Upgrading::Yes && headers.contains_key(UPGRADE);
+    remove_all(headers, version, |name| {
+        ALWAYS.contains(name)
+            || *name == CONNECTION
+            || (*name == UPGRADE && !upgrades)
+            || (*name == CONTENT_LENGTH && coded)
+            || (*name != UPGRADE && options.contains(name) && !is_end_to_end(name))
+            || is_ours(name)
+            || is_unfit(name)
+    });
+    if upgrades {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }
 
@@ -238,6 +243,36 @@ mod tests {
     }
 
     #[test]
+    fn what_stays_on_http2_keeps_its_order() {
+        let mut headers = map(&[
+            ("user-agent", "x"),
+            ("proxy-authorization", "Basic eA=="),
+            ("cookie", "a=1"),
+            ("te", "trailers"),
+            ("accept", "*/*"),
+            ("cookie", "b=2"),
+            ("bursar-budget", "1"),
+            ("referer", "y"),
+            ("accept-language", "de"),
+        ]);
+        strip_request(&mut headers, Version::HTTP_2, Upgrading::No);
+        let lines: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        let kept: [(&str, &[u8]); 7] = [
+            ("user-agent", b"x"),
+            ("cookie", b"a=1"),
+            ("cookie", b"b=2"),
+            ("te", b"trailers"),
+            ("accept", b"*/*"),
+            ("referer", b"y"),
+            ("accept-language", b"de"),
+        ];
+        assert_eq!(lines, kept);
+    }
+
+    #[test]
     fn every_connection_line_counts() {
         let mut headers = map(&[
             ("connection", "close, X-One"),
@@ -264,7 +299,7 @@ mod tests {
     #[test]
     fn a_coding_takes_the_length_with_it() {
         let mut headers = map(&[("content-length", "2"), ("transfer-encoding", "chunked"), ("a", "b")]);
-        strip_response(&mut headers, Upgrading::No);
+        strip_response(&mut headers, Version::HTTP_11, Upgrading::No);
         assert_eq!(headers, map(&[("a", "b")]));
     }
 
@@ -329,7 +364,7 @@ mod tests {
         strip_request(&mut headers, Version::HTTP_11, Upgrading::Yes);
         assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
         let mut headers = map(&lines);
-        strip_response(&mut headers, Upgrading::No);
+        strip_response(&mut headers, Version::HTTP_11, Upgrading::No);
         assert!(headers.is_empty());
     }
 
@@ -367,7 +402,7 @@ mod tests {
             ("set-cookie", "b=2"),
             ("www-authenticate", "Basic"),
         ]);
-        strip_response(&mut headers, Upgrading::No);
+        strip_response(&mut headers, Version::HTTP_11, Upgrading::No);
         let kept = [
             ("proxy-status", "edge; fwd=miss"),
             ("proxy-status", "cache; hit"),

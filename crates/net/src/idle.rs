@@ -292,9 +292,14 @@ impl<S> Rewind<S> {
         Ok(&self.read)
     }
 
-    /// Resolves when the other side has closed the stream. What it sends meanwhile is kept and read later; more than a
-    /// little of it ends the watch, not the stream.
-    pub async fn hung_up(&mut self)
+    /// What was read from it and is in front.
+    pub fn read_ahead(&self) -> &[u8] {
+        &self.read
+    }
+
+    /// Resolves when the other side has ended the stream: with an error if it is broken. What it sends meanwhile is kept
+    /// and read later; more than a little of it ends the watch, not the stream.
+    pub async fn hung_up(&mut self) -> io::Result<()>
     where
         S: AsyncRead + Unpin,
     {
@@ -303,7 +308,8 @@ impl<S> Rewind<S> {
         while self.read.len() < MOST {
             let mut more = bytes::BytesMut::with_capacity(1024);
             match self.stream.read_buf(&mut more).await {
-                Ok(0) | Err(_) => return,
+                Ok(0) => return Ok(()),
+                Err(error) => return Err(error),
                 Ok(_) if self.read.is_empty() => self.read = more.freeze(),
                 Ok(_) => self.read = [self.read.as_ref(), more.as_ref()].concat().into(),
             }
@@ -495,7 +501,7 @@ mod tests {
         let watched = tokio::time::timeout(Duration::from_millis(10), stream.hung_up()).await;
         assert!(watched.is_err(), "it has not hung up");
         drop(agent);
-        stream.hung_up().await;
+        stream.hung_up().await.unwrap();
         let mut said = String::new();
         stream.read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "hello, proxy");

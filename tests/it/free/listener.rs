@@ -121,6 +121,16 @@ async fn absolute_form_goes_to_the_host_of_its_url() {
         assert_eq!(seen.headers["host"], format!("localhost:{port}"));
         assert_eq!(seen.headers.len(), 1, "{:?}", seen.headers);
     }
+    for (line, target) in [
+        ("GET http://localhost:PORT?x=1", "/?x=1"),
+        ("OPTIONS http://localhost:PORT", "*"),
+        ("OPTIONS http://localhost:PORT/", "/"),
+    ] {
+        let line = line.replace("PORT", &clear.address.port().to_string());
+        wire.say(format!("{line} HTTP/1.1\r\n{}\r\n", right(&bursar))).await;
+        assert_eq!(wire.answer().await.unwrap().text(), "clear", "{line}");
+        assert_eq!(clear.seen().pop().unwrap().target, target, "{line}");
+    }
     wire.say(format!(
         "GET http://localhost:{} HTTP/1.0\r\n{}\r\n",
         clear.address.port(),

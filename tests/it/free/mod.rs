@@ -1,5 +1,6 @@
 //! Traffic that costs nothing passes as it is.
 
+mod agents_end;
 mod apart;
 mod client_certificate;
 mod bound;

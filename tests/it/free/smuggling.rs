@@ -59,6 +59,8 @@ async fn requests_that_could_be_read_in_two_ways() {
         "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3, 4\r\n\r\nabcd",
         "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: +3\r\n\r\nabc",
         "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 0x3\r\n\r\nabc",
+        "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\nContent-Length: 90\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: gzip\r\n\r\nabc",
         "POST / HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.0\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -75,9 +77,12 @@ async fn requests_that_could_be_read_in_two_ways() {
     ] {
         let (requests, answered) = target.smuggle(bytes).await;
         assert_eq!(requests, [], "{bytes:?}");
-        if let Some(answered) = answered {
-            assert_eq!(answered.status(), 400, "{bytes:?}");
-        }
+        let answered = answered.unwrap_or_else(|| panic!("no answer to {bytes:?}"));
+        assert_eq!(
+            (answered.status(), answered.problem().as_str()),
+            (400, "bad-request"),
+            "{bytes:?}"
+        );
     }
 }
 
@@ -86,15 +91,6 @@ async fn requests_that_are_made_plain_on_the_way() {
     let mut target = Target::new().await;
     // What the agent sends, and the body as the site reads it.
     for (bytes, body) in [
-        // A transfer coding overrides a length, which is removed (RFC 9112 §6.3).
-        (
-            "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-            "abc",
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\nContent-Length: 90\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-            "abc",
-        ),
         (
             "POST / HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0\r\n\r\n",
             "abc",
@@ -140,9 +136,10 @@ async fn answers_that_could_be_read_in_two_ways() {
             None,
         ),
         ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nabc", None),
-        ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n", None),
-        ("HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n", None),
-        ("HTTP/1.1 200 OK\r\nX: a\0\r\nContent-Length: 0\r\n\r\n", None),
+        // As clients take them: nothing that decides where the answer ends.
+        ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n", Some("")),
+        ("HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n", Some("")),
+        ("HTTP/1.1 200 OK\r\nX: a\0\r\nContent-Length: 0\r\n\r\n", Some("")),
         ("HTTP/2 200 OK\r\nContent-Length: 0\r\n\r\n", None),
         ("nothing that is HTTP\r\n\r\n", None),
         (

@@ -53,7 +53,7 @@ impl Hop {
         match is_hops(name) {
             false => false,
             // A length without a body, as in an answer to HEAD, says something about the resource.
-            true if *name == CONTENT_LENGTH => self.framing == Length::Chunked,
+            true if *name == CONTENT_LENGTH => matches!(self.framing, Length::Chunked | Length::UntilClose),
             true if *name == CONNECTION => self.connection.is_some(),
             true => true,
         }
@@ -67,7 +67,8 @@ impl Hop {
             let stays = match self.framing {
                 Length::Chunked => !std::mem::replace(&mut placed.coding, true),
                 Length::Empty => placed.of_answer,
-                Length::Known(_) | Length::UntilClose => coding.ends_with(b"identity"),
+                Length::Known(_) => coding.ends_with(b"identity"),
+                Length::UntilClose => placed.of_answer,
             };
             match (stays, self.framing) {
                 (true, Length::Chunked) if !coding.ends_with(b"chunked") => {

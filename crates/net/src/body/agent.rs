@@ -13,7 +13,6 @@ use crate::h1::server::Exchange;
 use crate::h1::{self, Shared};
 use crate::idle::Serving;
 use crate::shares::Share;
-use bursar_core::h1::Lines;
 use bursar_core::hop;
 
 /// The agent's upload. If the rest of it is not needed, it is read and discarded: closing a socket with unread bytes
@@ -61,14 +60,6 @@ impl AgentBody {
     /// The agent at the other end, beyond its body.
     pub fn exchange(&self) -> Exchange {
         self.exchange.clone()
-    }
-
-    /// The trailers as the agent wrote them, once they have arrived.
-    pub fn trailer_lines(&self) -> Option<&Lines> {
-        match self.incoming.as_ref()? {
-            Incoming::H1(incoming) => incoming.trailer_lines(),
-            Incoming::H2(_) => None,
-        }
     }
 }
 

@@ -16,7 +16,7 @@ use http::{HeaderMap, Request, Response, Version};
 use http_body::Body;
 use tokio::task::AbortHandle;
 
-use super::{Ending, Filled, Interims, Stream, Wire};
+use super::{Ending, Filled, Interims, Stream, TrailerLines, Wire};
 use crate::body::BoxError;
 use bursar_core::h1::{Hop, Length, Malformed, request_length, response_length, write_request};
 
@@ -43,8 +43,10 @@ struct Line {
     persists: bool,
     /// An upload that its answer overtook.
     uploading: Option<AbortHandle>,
-    /// Who waits for the next thing to happen between two exchanges.
+    /// Who waits for the upload's end.
     waiting: Option<Waker>,
+    /// Who is to know when the site closes the connection between two exchanges.
+    watching: Option<Waker>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,7 +79,10 @@ pub enum Fault {
     Malformed(#[from] Malformed),
     #[error("the head of the answer is too long")]
     HeadTooLong,
-    #[error("more than {} informational answers came before the final one", reading::MOST_INTERIMS)]
+    #[error(
+        "more than {} informational answers came before the final one",
+        reading::MOST_INTERIMS
+    )]
     Interims,
     #[error("the site switched protocols before it had the whole request")]
     SwitchedEarly,
@@ -116,6 +121,7 @@ impl Connection {
                 persists: true,
                 uploading: None,
                 waiting: None,
+                watching: None,
             })),
         }
     }
@@ -136,6 +142,7 @@ impl Connection {
         };
         let (mut head, body) = request.into_parts();
         let interims = head.extensions.remove::<Interims>();
+        let trailer_lines = head.extensions.remove::<TrailerLines>();
         {
             let mut line = lock(&self.line);
             line.stage = Stage::Exchange;
@@ -145,7 +152,7 @@ impl Connection {
             };
             write_request(&head, hop, line.wire.output());
         }
-        let mut upload = Some(Upload::new(body, framing));
+        let mut upload = Some(Upload::new(body, framing, trailer_lines));
         let mut reading = Reading::new(interims);
         let (response, unwritten) = poll_fn(|cx| self.poll_exchange(&mut upload, &mut reading, cx))
             .await
@@ -243,18 +250,21 @@ impl Connection {
         if line.uploading.is_some() {
             return line.stage == Stage::Over;
         }
-        let waker = line.waiting.clone().unwrap_or_else(|| Waker::noop().clone());
-        line.look(&mut Context::from_waker(&waker)).is_err()
+        line.look_for_watcher().is_err()
     }
 
-    /// Resolves when the site has closed the connection between two exchanges, or has made it useless otherwise.
+    /// Resolves when the site has closed the connection between two exchanges, or has made it useless otherwise. Once it
+    /// was polled, it is woken by what happens after later exchanges, too.
     pub async fn closed(&self) {
         poll_fn(|cx| self.poll_closed(cx)).await;
     }
 
     pub fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut line = lock(&self.line);
-        line.waiting = Some(cx.waker().clone());
+        match &mut line.watching {
+            Some(watching) => watching.clone_from(cx.waker()),
+            None => line.watching = Some(cx.waker().clone()),
+        }
         if line.stage == Stage::Exchange || line.uploading.is_some() {
             return Poll::Pending;
         }
@@ -281,6 +291,12 @@ impl Line {
         Err(fault)
     }
 
+    /// Whoever watches the connection is woken by what is found later.
+    fn look_for_watcher(&mut self) -> Result<(), Fault> {
+        let waker = self.watching.clone();
+        self.look(&mut Context::from_waker(waker.as_ref().unwrap_or(Waker::noop())))
+    }
+
     /// The answer has ended by its own framing. Bytes behind it belong to no request: nothing after them can be trusted.
     fn answered(&mut self) {
         self.stage = match self.persists && self.wire.input.is_empty() {
@@ -288,7 +304,7 @@ impl Line {
             false => Stage::Over,
         };
         self.wire.rest();
-        self.wake();
+        self.watch_on();
     }
 
     fn uploaded(&mut self, whole: bool) {
@@ -299,18 +315,25 @@ impl Line {
                 self.stage = Stage::Over;
             }
         }
-        self.wake();
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+        self.watch_on();
+    }
+
+    /// An exchange or its upload is over: reading is the watcher's again.
+    fn watch_on(&mut self) {
+        let may_be_watched = self.watching.is_some() && self.uploading.is_none() && self.stage != Stage::Exchange;
+        if may_be_watched && self.look_for_watcher().is_err() {
+            self.end();
+        }
     }
 
     fn end(&mut self) {
         self.stage = Stage::Over;
         self.persists = false;
-        self.wake();
-    }
-
-    fn wake(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            waiting.wake();
+        for waker in [self.waiting.take(), self.watching.take()].into_iter().flatten() {
+            waker.wake();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The body of a message that is being read from a wire.
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,15 +12,24 @@ use super::{Ending, Filled, Shared};
 use crate::idle::Serving;
 use bursar_core::h1::{Decoded, Decoder, Length, Lines, Malformed};
 
-/// Reads from its connection when it is polled. Trailers come as a frame; their own lines ([`Incoming::trailer_lines`])
-/// say how they were written.
+/// Reads from its connection when it is polled. Trailers come as a frame; [`TrailerLines`] say how they were written.
 pub struct Incoming {
     wire: Shared,
     decoder: Decoder,
     /// What is still to come, if the head said how much.
     left: Option<u64>,
     stage: Stage,
-    trailers: Option<Lines>,
+    trailers: Option<TrailerLines>,
+}
+
+/// An extension of a request whose body is chunked: its trailers as the agent wrote them, once they have arrived.
+#[derive(Clone, Default)]
+pub struct TrailerLines(Arc<OnceLock<Lines>>);
+
+impl TrailerLines {
+    pub fn get(&self) -> Option<&Lines> {
+        self.0.get()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,15 +51,8 @@ pub enum BodyError {
 }
 
 impl Incoming {
-    pub fn of_request(wire: &Shared, length: Length) -> Self {
-        Self::new(wire, length, Decoder::of_request(length))
-    }
-
-    pub fn of_response(wire: &Shared, length: Length) -> Self {
-        Self::new(wire, length, Decoder::of_response(length))
-    }
-
-    fn new(wire: &Shared, length: Length, decoder: Decoder) -> Self {
+    pub fn of_request(wire: &Shared, length: Length, trailers: Option<TrailerLines>) -> Self {
+        let decoder = Decoder::of_request(length);
         let stage = match decoder.is_done() {
             true => Stage::Over,
             false => Stage::Reading,
@@ -66,13 +69,8 @@ impl Incoming {
                 Length::Chunked | Length::UntilClose => None,
             },
             stage,
-            trailers: None,
+            trailers,
         }
-    }
-
-    /// The lines of the trailers that were read.
-    pub const fn trailer_lines(&self) -> Option<&Lines> {
-        self.trailers.as_ref()
     }
 
     /// Gives up the rest, which the connection then reads and drops; it counts for `serving` meanwhile.
@@ -125,7 +123,10 @@ impl Body for Incoming {
                 }
                 Decoded::Trailers(trailers, lines) => {
                     this.end(&mut wire);
-                    this.trailers = Some(lines);
+                    if let Some(trailers) = &this.trailers {
+                        // A body has trailers once.
+                        let _ = trailers.0.set(lines);
+                    }
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
                 Decoded::Data(data) => {
@@ -138,7 +139,9 @@ impl Body for Incoming {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
             }
-            let Filled::Ended(ending) = ready!(wire.poll_fill(cx)) else { continue };
+            let Filled::Ended(ending) = ready!(wire.poll_fill(cx)) else {
+                continue;
+            };
             let whole = ending == Ending::Clean && this.decoder.end_of_input().is_ok();
             if !whole {
                 return Poll::Ready(Some(Err(this.fail(&mut wire, BodyError::Ended(ending)))));

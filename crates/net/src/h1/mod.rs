@@ -9,7 +9,7 @@ pub mod server;
 pub mod upgrade;
 mod wire;
 
-pub use incoming::{BodyError, Incoming};
+pub use incoming::{BodyError, Incoming, TrailerLines};
 pub use interims::Interims;
 pub use wire::{Filled, Shared, Stream, Wire};
 

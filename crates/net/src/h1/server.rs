@@ -15,7 +15,7 @@ use http::{Request, Response, Version};
 
 use super::upgrade::Upgraded;
 use super::wire::{Agent, Discarded};
-use super::{Ending, Filled, Incoming, Shared, Stream, Wire};
+use super::{Ending, Filled, Incoming, Shared, Stream, TrailerLines, Wire};
 use crate::body::{AgentBody, AnswerBody};
 use crate::idle::{Busy, Serving};
 use crate::upstream::HEAD_BYTES;
@@ -139,7 +139,8 @@ async fn next_head<S: Service>(shared: &Shared, mut stopped: Pin<&mut impl Futur
         }
         wire.rest();
         drop(wire);
-        let over = service.is_stopping() || stopped.as_mut().poll(cx).is_ready() || site_closed.as_mut().poll(cx).is_ready();
+        let over =
+            service.is_stopping() || stopped.as_mut().poll(cx).is_ready() || site_closed.as_mut().poll(cx).is_ready();
         if over { Poll::Ready(Next::Over) } else { Poll::Pending }
     })
     .await
@@ -159,7 +160,7 @@ enum After {
 
 async fn exchange<S: Service>(
     shared: &Shared,
-    request: Request<()>,
+    mut request: Request<()>,
     length: Length,
     serving: Serving,
     service: &S,
@@ -171,7 +172,11 @@ async fn exchange<S: Service>(
         informs: version == Version::HTTP_11,
         ..Agent::default()
     };
-    let incoming = Incoming::of_request(shared, length);
+    let trailers = (length == Length::Chunked).then(TrailerLines::default);
+    let incoming = Incoming::of_request(shared, length, trailers.clone());
+    if let Some(trailers) = trailers {
+        request.extensions_mut().insert(trailers);
+    }
     let request = request.map(|()| AgentBody::of_h1(incoming, shared, serving.clone()));
     let answered = {
         let mut answering = pin!(service.answer(request, serving));

@@ -36,7 +36,10 @@ async fn relay(said: String) -> (Relay, Arc<AtomicBool>) {
         let is_free = is_free.clone();
         Box::new(move || is_free.store(true, Ordering::Relaxed))
     };
-    (Relay::new(SiteBody::H1(response.into_body()), framing, IDLE, Some(at_end)), is_free)
+    (
+        Relay::new(SiteBody::H1(response.into_body()), framing, IDLE, Some(at_end)),
+        is_free,
+    )
 }
 
 #[tokio::test]

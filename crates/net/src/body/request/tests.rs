@@ -14,7 +14,7 @@ async fn uploaded(chunks: &str) -> (BufferedBody, DuplexStream) {
     let (mut agent, ours) = duplex(64 << 10);
     agent.write_all(chunks.as_bytes()).await.unwrap();
     let wire = Shared::new(Wire::new(ours));
-    let incoming = Incoming::of_request(&wire, Length::Chunked);
+    let incoming = Incoming::of_request(&wire, Length::Chunked, None);
     let body = AgentBody::of_h1(incoming, &wire, Busy::default().begin());
     let budget = ReplayBudget::new(1 << 20).of(&"research".parse().unwrap());
     (BufferedBody::new(body, false, budget), agent)

@@ -10,7 +10,7 @@ use http_body::{Body, Frame};
 
 use super::{Line, lock};
 use crate::body::BoxError;
-use crate::h1::Wire;
+use crate::h1::{TrailerLines, Wire};
 use bursar_core::h1::{Encoder, Length};
 
 pub(super) struct Upload<B> {
@@ -19,6 +19,8 @@ pub(super) struct Upload<B> {
     encoder: Encoder,
     /// What a declared length still owes.
     left: Option<u64>,
+    /// How its trailers were written.
+    trailer_lines: Option<TrailerLines>,
 }
 
 /// Why an upload did not come to its end.
@@ -34,8 +36,9 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(body: B, framing: Length) -> Self {
+    pub(super) fn new(body: B, framing: Length, trailer_lines: Option<TrailerLines>) -> Self {
         Self {
+            trailer_lines,
             body: (framing != Length::Empty).then_some(body),
             encoder: Encoder::new(framing),
             left: match framing {
@@ -106,7 +109,9 @@ where
             return Err(Stopped::Source("it is shorter than its length says".into()));
         }
         self.body = None;
-        self.encoder.finish(trailers.map(|trailers| (trailers, None)), wire.output());
+        let lines = self.trailer_lines.as_ref().and_then(TrailerLines::get);
+        self.encoder
+            .finish(trailers.map(|trailers| (trailers, lines)), wire.output());
         Ok(())
     }
 }

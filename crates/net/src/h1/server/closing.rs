@@ -26,7 +26,11 @@ pub(super) async fn read_rest(shared: &Shared) -> bool {
     poll_fn(|cx| {
         let mut wire = shared.lock();
         wire.own(cx);
-        if wire.is_being_read() { Poll::Pending } else { Poll::Ready(()) }
+        if wire.is_being_read() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
     })
     .await;
     let until = Instant::now() + LINGER;

@@ -36,20 +36,24 @@ pub(super) async fn send(
     let (mut head, body) = response.into_parts();
     let framing = framing(method, version, &head, &body);
     let site = head.extensions.get::<Persistence>().copied();
-    head.version = Version::HTTP_11;
+    // HTTP/1.0 knows no chunks.
+    if head.version != Version::HTTP_10 || framing == Length::Chunked {
+        head.version = Version::HTTP_11;
+    }
     let keep = {
         let mut wire = shared.lock();
         wire.agent.informs = false;
         // An agent that was not asked for its upload may send it or not: what follows could not be told apart.
         let unasked = std::mem::take(&mut wire.agent.waits) && !wire.is_read();
         let keep = keep && framing != Length::UntilClose && site != Some(Persistence::Close) && !unasked;
-        let connection = match (keep, version) {
+        let knows_to_stay = version == Version::HTTP_11 && head.version == Version::HTTP_11;
+        let connection = match keep {
             _ if head.status == StatusCode::SWITCHING_PROTOCOLS => None,
             // Its own end says that the connection ends with it.
-            (false, Version::HTTP_11) if framing == Length::UntilClose => site.filter(|site| *site == Persistence::Close),
-            (false, _) => Some(Persistence::Close),
-            (true, Version::HTTP_11) => site,
-            (true, _) => Some(Persistence::KeepAlive),
+            false if framing == Length::UntilClose => site.filter(|site| *site == Persistence::Close),
+            false => Some(Persistence::Close),
+            true if knows_to_stay => site,
+            true => Some(Persistence::KeepAlive),
         };
         h1::write_response(&head, Hop { framing, connection }, wire.output());
         keep
@@ -152,7 +156,8 @@ impl Sending {
                     }
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
-                            self.encoder.finish(Some((&trailers, body.trailer_lines())), wire.output());
+                            self.encoder
+                                .finish(Some((&trailers, body.trailer_lines())), wire.output());
                             self.ended = Some(End::Whole);
                         }
                     }
