@@ -2,11 +2,13 @@
 //!
 //! Allowed, and nothing else:
 //!
+//! * a missing space after a status without a reason, and an empty line before a request (RFC 9112 §2.2, §4);
 //! * what belongs to one hop: the fields in [`OF_ONE_HOP`], and in `Connection` the options `close`, `keep-alive` and
 //!   `te`. How a connection ends is compared itself;
 //! * where chunks begin and end, and their extensions (RFC 9112 §7.1.1);
 //! * white space that is no part of a value, and folded lines joined by a space (RFC 9112 §5);
 //! * how a connection ends on which every answer is whole without that end. That it ends is compared;
+//! * how a site's connection ends whose client has left. That it ends is compared; on an upgraded one also how;
 //! * that a site's connection stays open after the client has left: the proxy may keep it. A row in which the site
 //!   listens for the end says that the end must come.
 
@@ -33,7 +35,7 @@ pub(super) fn differences(direct: &Outcome, proxied: &Outcome, raw: bool) -> Vec
         } else {
             compare(&mut differing, kind, direct, proxied);
         }
-        if !(direct.end.is_some() && proxied.end.is_some() && is_idle(direct, kind) && is_idle(proxied, kind)) {
+        if !ends_alike(kind, direct, proxied) {
             differ(&mut differing, "end", &direct.end, &proxied.end);
         }
         if let Some(step) = &proxied.stuck {
@@ -56,7 +58,7 @@ pub(super) fn differences(direct: &Outcome, proxied: &Outcome, raw: bool) -> Vec
     found
 }
 
-/// Whether the first answer is a problem document of the proxy with this status.
+/// Whether the last answer is a problem document of the proxy with this status.
 pub(super) fn is_problem(client: &Record, status: u16) -> bool {
     let answers = parse(
         &client.heard,
@@ -71,13 +73,20 @@ pub(super) fn is_problem(client: &Record, status: u16) -> bool {
     })
 }
 
-/// Whether the connection could end at this point without any loss.
-fn is_idle(record: &Record, kind: Kind) -> bool {
-    let messages = parse(&record.heard, kind, &methods(&record.said), false);
-    !messages.is_empty()
-        && messages
-            .iter()
-            .all(|message| message.is_whole && message.framing != Framing::Upgraded)
+fn ends_alike(kind: Kind, direct: &Record, proxied: &Record) -> bool {
+    let both_end = direct.end.is_some() && proxied.end.is_some();
+    let how_matters = match kind {
+        Kind::Answers => !is_idle(direct) || !is_idle(proxied),
+        Kind::Requests => direct.said.starts_with(b"HTTP/1.1 101 "),
+    };
+    direct.end == proxied.end || (both_end && !how_matters)
+}
+
+/// Whether a client's connection could end at this point without any loss.
+fn is_idle(client: &Record) -> bool {
+    let messages = parse(&client.heard, Kind::Answers, &methods(&client.said), false);
+    let is_done = |message: &Message| message.is_whole && message.framing != Framing::Upgraded;
+    !messages.is_empty() && messages.iter().all(is_done)
 }
 
 fn compare(found: &mut Vec<String>, kind: Kind, direct: &Record, proxied: &Record) {
@@ -126,7 +135,7 @@ fn compare_fields(found: &mut Vec<String>, what: &str, direct: &Vec<String>, pro
 }
 
 /// The fields as lines, without what belongs to one hop.
-fn lines(fields: &[Field]) -> Vec<String> {
+pub(super) fn lines(fields: &[Field]) -> Vec<String> {
     let kept = fields
         .iter()
         .filter(|field| !OF_ONE_HOP.iter().any(|name| is(field, name)));
@@ -141,6 +150,9 @@ fn lines(fields: &[Field]) -> Vec<String> {
                 return None;
             }
             value = left.join(", ");
+        }
+        if is(field, "transfer-encoding") {
+            value.make_ascii_lowercase();
         }
         Some(format!("{}: {value}", shown(&field.name)))
     })

@@ -63,14 +63,19 @@ pub(super) fn methods(said: &[u8]) -> Vec<Vec<u8>> {
 /// connection has ended after these bytes.
 pub(super) fn parse(mut bytes: &[u8], kind: Kind, methods: &[Vec<u8>], ended: bool) -> Vec<Message> {
     let mut messages: Vec<Message> = Vec::new();
-    while !bytes.is_empty() {
+    loop {
+        while kind == Kind::Requests && bytes.starts_with(b"\r\n") {
+            bytes = &bytes[2..];
+        }
+        if bytes.is_empty() {
+            return messages;
+        }
         let answered = messages.iter().filter(|message| !message.is_interim()).count();
         let method = methods.get(answered).map_or(&b"GET"[..], Vec::as_slice);
         let (message, rest) = first(bytes, kind, method, ended);
         messages.push(message);
         bytes = rest;
     }
-    messages
 }
 
 fn first<'b>(bytes: &'b [u8], kind: Kind, method: &[u8], ended: bool) -> (Message, &'b [u8]) {
@@ -91,7 +96,7 @@ fn first<'b>(bytes: &'b [u8], kind: Kind, method: &[u8], ended: bool) -> (Messag
         None => (head, &[][..]),
     };
     let mut message = Message {
-        start: start.to_vec(),
+        start: trim(start).to_vec(),
         fields: fields(lines),
         framing: Framing::None,
         body: Vec::new(),

@@ -2,7 +2,10 @@
 //! the same. No row says what is right; the direct run does. What may differ is listed in `compare`.
 
 mod answers;
+mod clients;
 mod compare;
+mod h2;
+mod hpack;
 mod message;
 mod requests;
 mod script;
@@ -90,6 +93,7 @@ struct World {
     agent: Agent,
     site_ca: PathBuf,
     acceptor: TlsAcceptor,
+    h2_acceptor: TlsAcceptor,
     _folder: tempfile::TempDir,
 }
 
@@ -108,6 +112,8 @@ impl World {
             .with_no_client_auth()
             .with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap())
             .unwrap();
+        let mut h2 = config.clone();
+        h2.alpn_protocols = vec![b"h2".to_vec()];
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let bursar = setup().trust(&ca_pem).start();
         Self {
@@ -115,6 +121,7 @@ impl World {
             bursar,
             site_ca,
             acceptor: TlsAcceptor::from(Arc::new(config)),
+            h2_acceptor: TlsAcceptor::from(Arc::new(h2)),
             _folder: folder,
         }
     }
@@ -124,7 +131,7 @@ impl World {
         let acceptor = (situation.way == Way::Tls).then(|| self.acceptor.clone());
         let site = Site::start(acceptor, situation, marks.clone()).await;
         let host = format!("localhost:{}", site.address.port());
-        let line = self.line(situation.way, site.address, proxied).await;
+        let line = self.line(situation.way, site.address, proxied, &["http/1.1"]).await;
         let mut client = Player::new(line, marks, Kind::Answers);
         let is_absolute = proxied && situation.way == Way::Absolute;
         let steps = situation
@@ -139,7 +146,7 @@ impl World {
         }
     }
 
-    async fn line(&self, way: Way, site: SocketAddr, proxied: bool) -> Line {
+    async fn line(&self, way: Way, site: SocketAddr, proxied: bool, alpn: &[&str]) -> Line {
         let stream = match (proxied, way) {
             (false, _) => TcpStream::connect(site).await.unwrap(),
             (true, Way::Absolute) => TcpStream::connect(self.bursar.address).await.unwrap(),
@@ -149,7 +156,7 @@ impl World {
             return Line::Plain(stream);
         }
         let ca = if proxied { &self.agent.ca } else { &self.site_ca };
-        let connector = TlsConnector::from(Arc::new(client_config(ca, &["http/1.1"])));
+        let connector = TlsConnector::from(Arc::new(client_config(ca, alpn)));
         let name = ServerName::try_from("localhost").unwrap();
         let stream = connector.connect(name, stream).await.unwrap();
         Line::Tls(Box::new(stream.into()))

@@ -89,14 +89,14 @@ impl Line {
         }
     }
 
-    async fn read(&mut self, part: &mut [u8]) -> std::io::Result<usize> {
+    pub(super) async fn read(&mut self, part: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read(part).await,
             Self::Tls(stream) => stream.read(part).await,
         }
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             Self::Plain(stream) => stream.write_all(bytes).await,
             Self::Tls(stream) => {

@@ -1,0 +1,504 @@
+//! HTTP/2, frame by frame: what a site and a client see on each stream, straight and through the proxy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::compare::shown;
+use super::hpack::{Decoder, Pair, encoded};
+use super::script::Line;
+use super::targets::PATHS;
+use super::{Way, World, report};
+
+/// Reached only where the proxied run differs.
+const PATIENCE: Duration = Duration::from_secs(8);
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// What one side sends on a stream, in order. The last part ends the stream.
+#[derive(Clone, Debug)]
+enum Part {
+    Fields(Vec<Pair>),
+    Data(Vec<u8>),
+    Reset(u32),
+}
+
+fn fields(lines: &[(&str, &[u8])]) -> Part {
+    let lines = lines.iter();
+    Part::Fields(
+        lines
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()))
+            .collect(),
+    )
+}
+
+/// What one side sees of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Stream {
+    /// Each block of fields; the pseudo-fields of a block, whose order says nothing, are sorted.
+    blocks: Vec<Vec<String>>,
+    data: Vec<u8>,
+    end: Option<String>,
+}
+
+impl Stream {
+    fn path(&self) -> String {
+        let first = self.blocks.first();
+        let path = first.and_then(|block| block.iter().find(|line| line.starts_with(":path: ")));
+        path.cloned().unwrap_or_default()
+    }
+
+    fn is_problem(&self, status: u16) -> bool {
+        self.end.as_deref() == Some("END_STREAM")
+            && self.blocks.first().is_some_and(|block| {
+                block.contains(&format!(":status: {status}"))
+                    && block
+                        .iter()
+                        .any(|line| line == "content-type: application/problem+json")
+            })
+    }
+}
+
+/// Reads and writes frames.
+struct Frames {
+    line: Line,
+    read: Vec<u8>,
+    decoder: Decoder,
+    /// A block of fields whose end has not come yet: stream, flags, bytes.
+    block: Option<(u32, u8, Vec<u8>)>,
+}
+
+impl Frames {
+    fn new(line: Line) -> Self {
+        Self {
+            line,
+            read: Vec::new(),
+            decoder: Decoder::default(),
+            block: None,
+        }
+    }
+
+    async fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.read.len() < count {
+            let mut part = [0; 16 << 10];
+            let read = self.line.read(&mut part).await.ok().filter(|read| *read > 0)?;
+            self.read.extend_from_slice(&part[..read]);
+        }
+        Some(self.read.drain(..count).collect())
+    }
+
+    async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        let _ = self.line.write(&[&head, payload].concat()).await;
+    }
+
+    async fn send(&mut self, stream: u32, parts: &[Part]) {
+        for (number, part) in parts.iter().enumerate() {
+            let end = if number + 1 == parts.len() { END_STREAM } else { 0 };
+            match part {
+                Part::Fields(fields) => self.write(HEADERS, END_HEADERS | end, stream, &encoded(fields)).await,
+                Part::Data(bytes) => self.write(DATA, end, stream, bytes).await,
+                Part::Reset(code) => self.write(RST_STREAM, 0, stream, &code.to_be_bytes()).await,
+            }
+        }
+    }
+
+    /// Reads one frame into `seen`, and answers what the protocol asks for. Returns the stream that it ended; an error
+    /// at the end of the connection.
+    async fn next(&mut self, seen: &mut BTreeMap<u32, Stream>) -> Result<Option<u32>, String> {
+        let gone = || "the connection ended".to_owned();
+        let head = self.exactly(9).await.ok_or_else(gone)?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let stream = u32::from_be_bytes([head[5] & 127, head[6], head[7], head[8]]);
+        let payload = self.exactly(length).await.ok_or_else(gone)?;
+        let (kind, flags) = (head[3], head[4]);
+        match kind {
+            SETTINGS if flags & ACK == 0 => self.write(SETTINGS, ACK, 0, &[]).await,
+            PING if flags & ACK == 0 => self.write(PING, ACK, 0, &payload).await,
+            GOAWAY => {
+                return Err(format!(
+                    "GOAWAY {}",
+                    payload.get(4..8).unwrap_or_default().escape_ascii()
+                ));
+            }
+            RST_STREAM => {
+                let code = payload.iter().fold(0_u32, |code, byte| code << 8 | u32::from(*byte));
+                seen.entry(stream)
+                    .or_default()
+                    .end
+                    .get_or_insert(format!("RST_STREAM {code}"));
+                return Ok(Some(stream));
+            }
+            DATA => {
+                seen.entry(stream).or_default().data.extend_from_slice(&payload);
+                return Ok(self.ended(seen, stream, flags));
+            }
+            HEADERS | CONTINUATION => {
+                let (stream, first, mut block) = self.block.take().unwrap_or((stream, flags, Vec::new()));
+                block.extend_from_slice(&payload);
+                if flags & END_HEADERS == 0 {
+                    self.block = Some((stream, first, block));
+                    return Ok(None);
+                }
+                let fields = self.decoder.decoded(&block).into_iter();
+                let lines = fields.map(|(name, value)| format!("{}: {}", shown(&name), shown(&value)));
+                let (mut pseudo, fields): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with(':'));
+                pseudo.sort();
+                pseudo.extend(fields);
+                seen.entry(stream).or_default().blocks.push(pseudo);
+                return Ok(self.ended(seen, stream, first));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn ended(&self, seen: &mut BTreeMap<u32, Stream>, stream: u32, flags: u8) -> Option<u32> {
+        (flags & END_STREAM != 0).then(|| {
+            seen.entry(stream)
+                .or_default()
+                .end
+                .get_or_insert("END_STREAM".to_owned());
+            stream
+        })
+    }
+}
+
+/// One exchange that differs from row to row, between two ordinary ones on the same connection.
+#[derive(Clone)]
+struct Row {
+    name: String,
+    asks: Vec<Part>,
+    answers: Vec<Part>,
+    or_refused: Option<u16>,
+    way: Way,
+}
+
+const ODD: u32 = 3;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    client: BTreeMap<u32, Stream>,
+    /// By path, since streams may overtake each other.
+    site: Vec<Stream>,
+    trouble: Option<String>,
+}
+
+fn request(method: &str, path: &[u8], more: &[(&str, &[u8])]) -> Part {
+    let mut lines = vec![
+        (":method", method.as_bytes()),
+        (":scheme", b"https"),
+        (":authority", b"{site}"),
+    ];
+    lines.extend([(":path", path), ("x-row", b"odd")]);
+    lines.extend(more);
+    fields(&lines)
+}
+
+fn ok() -> Vec<Part> {
+    vec![
+        fields(&[(":status", b"200"), ("content-type", b"text/plain")]),
+        Part::Data(b"ok".to_vec()),
+    ]
+}
+
+impl Row {
+    fn asking(name: impl Into<String>, asks: Vec<Part>) -> Self {
+        Self {
+            name: name.into(),
+            asks,
+            answers: ok(),
+            or_refused: None,
+            way: Way::Tls,
+        }
+    }
+
+    fn answering(name: impl Into<String>, answers: Vec<Part>) -> Self {
+        Self {
+            answers,
+            ..Self::asking(name, vec![request("GET", b"/odd", &[])])
+        }
+    }
+
+    async fn run(&self, world: &World, proxied: bool) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let host = format!("localhost:{}", address.port());
+        let (sender, mut records) = mpsc::unbounded_channel();
+        let acceptor = (self.way == Way::Tls).then(|| world.h2_acceptor.clone());
+        let answers = self.answers.clone();
+        let site = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, answers, sender) = (acceptor.clone(), answers.clone(), sender.clone());
+                tokio::spawn(async move {
+                    let line = match acceptor {
+                        Some(acceptor) => match acceptor.accept(stream).await {
+                            Ok(stream) => Line::Tls(Box::new(stream.into())),
+                            Err(_) => return,
+                        },
+                        None => Line::Plain(stream),
+                    };
+                    serve(Frames::new(line), &answers, &sender).await;
+                });
+            }
+        });
+        let line = world.line(self.way, address, proxied, &["h2"]).await;
+        let (client, trouble) = self.ask(Frames::new(line), &host).await;
+        site.abort();
+        let mut seen = Vec::new();
+        while let Ok(stream) = records.try_recv() {
+            seen.push(stream);
+        }
+        seen.sort_by_key(Stream::path);
+        let text = |line: &String| line.replace(&host, "{site}");
+        for stream in &mut seen {
+            stream
+                .blocks
+                .iter_mut()
+                .for_each(|block| *block = block.iter().map(text).collect());
+        }
+        Outcome {
+            client,
+            site: seen,
+            trouble,
+        }
+    }
+
+    /// Sends all three requests at once and reads until all are answered.
+    async fn ask(&self, mut frames: Frames, host: &str) -> (BTreeMap<u32, Stream>, Option<String>) {
+        let addressed = |parts: &[Part]| -> Vec<Part> {
+            let scheme: &[u8] = if self.way == Way::Tls { b"https" } else { b"http" };
+            let filled = parts.iter().map(|part| match part {
+                Part::Fields(fields) => Part::Fields(
+                    fields
+                        .iter()
+                        .map(|(name, value)| match name.as_slice() {
+                            b":authority" => (name.clone(), host.as_bytes().to_vec()),
+                            b":scheme" => (name.clone(), scheme.to_vec()),
+                            _ => (name.clone(), value.clone()),
+                        })
+                        .collect(),
+                ),
+                other => other.clone(),
+            });
+            filled.collect()
+        };
+        let _ = frames.line.write(PREFACE).await;
+        frames.write(SETTINGS, 0, 0, &[]).await;
+        let plain = |path: &[u8]| {
+            let lines: [(&str, &[u8]); 4] = [
+                (":method", b"GET"),
+                (":scheme", b""),
+                (":authority", b""),
+                (":path", path),
+            ];
+            vec![fields(&lines)]
+        };
+        for (stream, parts) in [(1, plain(b"/first")), (ODD, self.asks.clone()), (5, plain(b"/last"))] {
+            frames.send(stream, &addressed(&parts)).await;
+        }
+        let mut seen = BTreeMap::new();
+        let reading = async {
+            let is_done = |seen: &BTreeMap<u32, Stream>| {
+                [1, ODD, 5]
+                    .iter()
+                    .all(|stream| seen.get(stream).is_some_and(|seen| seen.end.is_some()))
+            };
+            while !is_done(&seen) {
+                frames.next(&mut seen).await?;
+            }
+            Ok(())
+        };
+        let trouble = match timeout(PATIENCE, reading).await {
+            Ok(Ok(())) => None,
+            Ok(Err(trouble)) => Some(trouble),
+            Err(_) => Some("a stream never ended".to_owned()),
+        };
+        (seen, trouble)
+    }
+}
+
+/// Answers what carries `x-row` as the row says, and everything else with `ok`.
+async fn serve(mut frames: Frames, answers: &[Part], log: &mpsc::UnboundedSender<Stream>) {
+    if frames.exactly(PREFACE.len()).await.as_deref() != Some(PREFACE) {
+        return;
+    }
+    frames.write(SETTINGS, 0, 0, &[]).await;
+    let mut seen = BTreeMap::new();
+    while let Ok(ended) = frames.next(&mut seen).await {
+        let Some(stream) = ended else { continue };
+        let Some(request) = seen.remove(&stream) else { continue };
+        let is_odd = request.blocks.iter().flatten().any(|line| line.starts_with("x-row: "));
+        let _ = log.send(request);
+        let answers = if is_odd { answers.to_vec() } else { ok() };
+        frames.send(stream, &answers).await;
+    }
+}
+
+fn differences(row: &Row, direct: &Outcome, proxied: &Outcome) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(trouble) = &proxied.trouble {
+        found.push(format!("client: {trouble}"));
+    }
+    let nothing = Stream::default();
+    let odd = proxied.client.get(&ODD).unwrap_or(&nothing);
+    let is_refused = row.or_refused.is_some_and(|status| odd.is_problem(status));
+    for (number, direct) in &direct.client {
+        let proxied = proxied.client.get(number).unwrap_or(&nothing);
+        if direct != proxied && !(is_refused && *number == ODD) {
+            found.push(format!(
+                "client, stream {number}: direct {direct:?}, proxied {proxied:?}"
+            ));
+        }
+    }
+    let is_odd = |stream: &&Stream| stream.blocks.iter().flatten().any(|line| line.starts_with("x-row: "));
+    let left = direct.site.iter().filter(|stream| !is_refused || !is_odd(stream));
+    let (left, seen): (Vec<_>, Vec<_>) = (left.collect(), proxied.site.iter().collect());
+    if left != seen {
+        found.push(format!("site: direct {left:?}, proxied {seen:?}"));
+    }
+    found
+}
+
+async fn assert_as_direct(rows: Vec<Row>) {
+    let world = Arc::new(World::new());
+    let count = rows.len();
+    let mut running = JoinSet::new();
+    for (number, row) in rows.into_iter().enumerate() {
+        let world = world.clone();
+        running.spawn(async move {
+            let direct = row.run(&world, false).await;
+            assert_eq!(direct.trouble, None, "{}: the direct run failed", row.name);
+            assert_eq!(direct.site.len(), 3, "{}", row.name);
+            let proxied = row.run(&world, true).await;
+            let differing = differences(&row, &direct, &proxied);
+            (number, format!("{} ({:?})", row.name, row.way), differing)
+        });
+    }
+    let mut found = Vec::new();
+    while let Some(row) = running.join_next().await {
+        found.push(row.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
+    }
+    found.sort();
+    drop(world);
+    report(count, found.into_iter().map(|(_, name, differing)| (name, differing)));
+}
+
+#[tokio::test]
+async fn requests_over_h2_pass_as_they_are_and_harm_no_other_stream() {
+    let mut rows = Vec::new();
+    for (name, path) in PATHS {
+        let mut row = Row::asking(name, vec![request("GET", path, &[])]);
+        // Libraries of HTTP/2 keep targets as text.
+        row.or_refused = std::str::from_utf8(path).is_err().then_some(400);
+        rows.push(row);
+    }
+    for (name, path) in [
+        ("a space", &b"/a b"[..]),
+        ("a control byte", b"/a\x01b"),
+        ("no slash", b"relative"),
+        ("an empty target", b""),
+    ] {
+        let mut row = Row::asking(name, vec![request("GET", path, &[])]);
+        row.or_refused = Some(400);
+        rows.push(row);
+    }
+    rows.push(Row::asking("OPTIONS *", vec![request("OPTIONS", b"*", &[])]));
+    rows.push(Row::asking("an odd method", vec![request("M-SEARCH", b"/", &[])]));
+    let lines: [(&str, &[u8]); 7] = [
+        ("te", b"trailers"),
+        ("cookie", b"a=1"),
+        ("cookie", b"b=2"),
+        ("x-latin", b"Zo\xeb"),
+        ("x-empty", b""),
+        ("via", b"1.0 fred"),
+        ("x-last", b"1"),
+    ];
+    rows.push(Row::asking("several fields", vec![request("GET", b"/", &lines)]));
+    let upload = || {
+        vec![
+            request("POST", b"/", &[]),
+            Part::Data(b"one".to_vec()),
+            Part::Data(b"two".to_vec()),
+        ]
+    };
+    rows.push(Row::asking("a body", upload()));
+    let trailers = fields(&[("x-sum", b"1"), ("x-two", b"2")]);
+    rows.push(Row::asking("trailers", [upload(), vec![trailers]].concat()));
+    // With prior knowledge, inside a tunnel.
+    let plain = |name: &str, asks| Row {
+        way: Way::PlainTunnel,
+        ..Row::asking(name, asks)
+    };
+    rows.push(plain("a GET without TLS", vec![request("GET", b"/?q=1", &[])]));
+    rows.push(plain("a body without TLS", upload()));
+    assert_as_direct(rows).await;
+}
+
+#[tokio::test]
+async fn answers_over_h2_pass_as_they_are() {
+    let with = |lines: &[(&str, &[u8])]| {
+        let head = [&[(":status", &b"200"[..])], lines].concat();
+        vec![fields(&head), Part::Data(b"ok".to_vec())]
+    };
+    let hints = || fields(&[(":status", b"103"), ("link", b"</a.css>")]);
+    let mut rows = vec![
+        Row::answering("an ordinary one", ok()),
+        Row::answering("without a body", vec![fields(&[(":status", b"204")])]),
+        Row::answering(
+            "an empty body",
+            vec![fields(&[(":status", b"200")]), Part::Data(Vec::new())],
+        ),
+        Row::answering(
+            "values outside ASCII",
+            with(&[("x-utf8", b"Zo\xc3\xab"), ("x-latin", b"Zo\xeb")]),
+        ),
+        Row::answering(
+            "several cookies",
+            with(&[("set-cookie", b"a=1"), ("x-between", b"1"), ("set-cookie", b"b=2")]),
+        ),
+        Row::answering("a length", with(&[("content-length", b"2")])),
+        Row::answering("103", [vec![hints()], ok()].concat()),
+        Row::answering("103 twice", [vec![hints(), hints()], ok()].concat()),
+        Row::answering(
+            "trailers",
+            [ok(), vec![fields(&[("x-sum", b"1"), ("x-two", b"2")])]].concat(),
+        ),
+        Row::answering(
+            "trailers without a body",
+            vec![fields(&[(":status", b"200")]), fields(&[("grpc-status", b"0")])],
+        ),
+    ];
+    for status in ["299", "404", "600", "999"] {
+        rows.push(Row::answering(
+            status,
+            vec![fields(&[(":status", status.as_bytes())]), Part::Data(b"ok".to_vec())],
+        ));
+    }
+    for code in [2, 8, 11] {
+        let parts = vec![
+            fields(&[(":status", b"200")]),
+            Part::Data(b"part".to_vec()),
+            Part::Reset(code),
+        ];
+        rows.push(Row::answering(format!("reset in the middle with code {code}"), parts));
+    }
+    assert_as_direct(rows).await;
+}
