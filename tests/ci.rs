@@ -14,6 +14,7 @@ impl Tree {
         tree.git(&["init", "-q"]);
         tree.write("Cargo.lock", "version = 4\n");
         tree.write("fuzz/Cargo.lock", "version = 4\n");
+        tree.write("benches/proxy/Cargo.lock", "version = 4\n");
         tree
     }
 
@@ -119,7 +120,7 @@ fn a_package_registry_is_refused_in_text_and_lock_files() {
         tree.write("tool.toml", &format!("url = \"{}\"\n", host.replace('|', "")));
         tree.refuses("tree", "names of package registries");
     }
-    for lock in ["Cargo.lock", "fuzz/Cargo.lock"] {
+    for lock in ["Cargo.lock", "fuzz/Cargo.lock", "benches/proxy/Cargo.lock"] {
         let tree = Tree::empty();
         let official = "source = \"registry+https://github.com/rust-lang/crates.io-index\"\n";
         tree.write(lock, official);
@@ -137,16 +138,23 @@ fn a_package_registry_is_refused_in_text_and_lock_files() {
 
 #[test]
 fn another_version_under_the_fuzzer_is_refused() {
+    refuses_another_version("fuzz/Cargo.lock");
+}
+
+#[test]
+fn another_version_under_the_benchmark_of_the_proxy_is_refused() {
+    refuses_another_version("benches/proxy/Cargo.lock");
+}
+
+fn refuses_another_version(lock: &str) {
     let package = |name: &str, version: &str| format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n");
+    let check = format!("same_versions {lock}");
     let tree = Tree::empty();
     tree.write("Cargo.lock", &(package("a", "1.0.0") + &package("a", "2.0.0")));
-    tree.write(
-        "fuzz/Cargo.lock",
-        &(package("a", "2.0.0") + &package("only-here", "1.0.0")),
-    );
-    tree.passes("fuzz_lock");
-    tree.write("fuzz/Cargo.lock", &package("a", "2.0.1"));
-    tree.refuses("fuzz_lock", "a 2.0.1");
+    tree.write(lock, &(package("a", "2.0.0") + &package("only-here", "1.0.0")));
+    tree.passes(&check);
+    tree.write(lock, &package("a", "2.0.1"));
+    tree.refuses(&check, "a 2.0.1");
 }
 
 #[test]
