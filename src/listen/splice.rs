@@ -58,7 +58,7 @@ pub(super) async fn run<S>(
     let site = tokio::select! {
         site = proxy.upstreams.socket(agent, &authority) => site,
         // Nothing is looked up or dialled for an agent that has left.
-        () = stream.hung_up() => return,
+        _ = stream.hung_up() => return,
     };
     let site = match site {
         Ok(site) => site,

@@ -160,6 +160,28 @@ async fn only_what_changes_nothing_is_asked_again_when_a_kept_connection_dies() 
 }
 
 #[tokio::test]
+async fn no_connection_is_used_again_that_its_site_wants_closed() {
+    let origin = Origin::raw(|stream, connection| async move {
+        let mut wire = Wire::new(stream);
+        while wire.request().await.is_some() {
+            wire.say(format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n{connection}"
+            ))
+            .await;
+        }
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    for expected in ["0", "1", "2"] {
+        let mut connection = Agent::of(&bursar).connect(origin.address, H1).await;
+        let request = Request::post("/").body(Full::from("x")).unwrap();
+        let page = connection.send(origin.address, request).await.unwrap();
+        assert_eq!(page.body, expected);
+        assert_eq!(page.header("connection"), Some("close"), "the tunnel ends with it");
+    }
+}
+
+#[tokio::test]
 async fn no_connection_is_used_again_that_still_owes_an_upload() {
     let done = Arc::new(Notify::new());
     let hold = done.clone();

@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 
 use super::{Ending, Filled, Interims, Stream, TrailerLines, Wire};
 use crate::body::BoxError;
+use crate::fault::in_words;
 use bursar_core::h1::{Hop, Length, Malformed, request_length, response_length, write_request};
 
 pub use answer::Answer;
@@ -65,10 +66,10 @@ pub enum Fault {
     #[error("the site closed the connection before it had answered")]
     Closed,
     #[error("the site broke the connection off before it had answered")]
-    Broken,
+    Broken(#[source] io::Error),
     /// And the site had not answered when that was found.
-    #[error("the request could not be written: {0}")]
-    Unwritten(io::Error),
+    #[error("the request could not be written: {}", in_words(.0))]
+    Unwritten(#[source] io::Error),
     #[error("the site sent bytes that nothing had asked for")]
     Unasked,
     #[error("the request cannot be written: {0}")]
@@ -91,13 +92,13 @@ pub enum Fault {
 impl Fault {
     /// Whether the connection was lost, as a kept one may be, and the site said nothing wrong.
     pub const fn is_loss(&self) -> bool {
-        matches!(self, Self::Closed | Self::Broken | Self::Unwritten(_))
+        matches!(self, Self::Closed | Self::Broken(_) | Self::Unwritten(_))
     }
 
-    const fn of(ending: Ending) -> Self {
+    fn of(ending: Ending, failure: Option<io::Error>) -> Self {
         match ending {
             Ending::Clean | Ending::Bare => Self::Closed,
-            Ending::Broken => Self::Broken,
+            Ending::Broken => Self::Broken(failure.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())),
         }
     }
 }
@@ -284,7 +285,7 @@ impl Line {
         }
         let fault = match self.wire.poll_quiet(cx) {
             Poll::Pending => return Ok(()),
-            Poll::Ready(Filled::Ended(ending)) => Fault::of(ending),
+            Poll::Ready(Filled::Ended(ending)) => Fault::of(ending, self.wire.take_failure()),
             Poll::Ready(Filled::More) => Fault::Unasked,
         };
         self.end();

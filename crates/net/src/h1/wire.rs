@@ -58,6 +58,8 @@ pub struct Wire {
     /// Room for the next read.
     room: usize,
     ended: Option<Ending>,
+    /// What reading failed with, which may be an alert of TLS that says why.
+    failure: Option<io::Error>,
     output: Output,
     body: Body,
     /// The connection's loop, while it waits for something that a body or another task does.
@@ -98,6 +100,7 @@ impl Wire {
             input,
             room: LEAST,
             ended: None,
+            failure: None,
             output: Output::default(),
             body: Body::Read,
             owner: None,
@@ -128,7 +131,11 @@ impl Wire {
                 };
                 return Poll::Ready(Filled::More);
             }
-            Err(error) => Ending::of(&error),
+            Err(error) => {
+                let ended = Ending::of(&error);
+                self.failure = Some(error);
+                ended
+            }
         };
         self.ended = Some(ended);
         Poll::Ready(Filled::Ended(ended))
@@ -154,10 +161,19 @@ impl Wire {
                 self.input.extend_from_slice(few.filled());
                 return Poll::Ready(Filled::More);
             }
-            Err(error) => Ending::of(&error),
+            Err(error) => {
+                let ended = Ending::of(&error);
+                self.failure = Some(error);
+                ended
+            }
         };
         self.ended = Some(ended);
         Poll::Ready(Filled::Ended(ended))
+    }
+
+    /// What reading failed with, the first time that it is asked for.
+    pub(super) fn take_failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
     }
 
     /// How the other side's bytes ended, if they have.

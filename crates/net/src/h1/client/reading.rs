@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 
 use super::{Fault, Line, lock};
 use crate::h1::{Filled, Interims};
+use crate::tls::upstream::HandshakeError;
 use crate::upstream::HEAD_BYTES;
 use bursar_core::h1::{Scan, response_head};
 
@@ -68,9 +69,13 @@ impl Reading {
                 return Poll::Ready(response_head(&head).map_err(Fault::from));
             }
             if let Filled::Ended(ending) = ready!(wire.poll_fill(cx)) {
-                // The first failure says more than what followed from it.
+                let fault = Fault::of(ending, wire.take_failure());
+                // The first failure says more than what followed from it, but an alert of TLS says why.
                 let unwritten = self.unwritten.take().map(Fault::Unwritten);
-                return Poll::Ready(Err(unwritten.unwrap_or(Fault::of(ending))));
+                return Poll::Ready(Err(match HandshakeError::behind(&fault) {
+                    Some(_) => fault,
+                    None => unwritten.unwrap_or(fault),
+                }));
             }
         }
     }

@@ -39,6 +39,7 @@ async fn head(site: &mut DuplexStream) -> String {
 }
 
 /// A body whose parts the test sends.
+#[derive(Debug)]
 struct Parts(mpsc::UnboundedReceiver<Result<Frame<Bytes>, &'static str>>);
 
 impl Parts {
