@@ -1,184 +1,20 @@
 //! HTTP/2, frame by frame: what a site and a client see on each stream, straight and through the proxy.
+//!
+//! What may differ here: where DATA frames begin, everything that belongs to the connection (settings, windows, how
+//! fields are compressed), and the order of fields with different names, which libraries of HTTP/2 do not keep.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::compare::shown;
-use super::hpack::{Decoder, Pair, encoded};
-use super::script::Line;
+use super::frames::{Frames, ODD, PATIENCE, Part, Stream, fields};
+use super::script::{Line, Marks};
 use super::targets::PATHS;
 use super::{Way, World, report};
-
-/// Reached only where the proxied run differs.
-const PATIENCE: Duration = Duration::from_secs(8);
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// What one side sends on a stream, in order. The last part ends the stream.
-#[derive(Clone, Debug)]
-enum Part {
-    Fields(Vec<Pair>),
-    Data(Vec<u8>),
-    Reset(u32),
-}
-
-fn fields(lines: &[(&str, &[u8])]) -> Part {
-    let lines = lines.iter();
-    Part::Fields(
-        lines
-            .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()))
-            .collect(),
-    )
-}
-
-/// What one side sees of a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Stream {
-    /// Each block of fields; the pseudo-fields of a block, whose order says nothing, are sorted.
-    blocks: Vec<Vec<String>>,
-    data: Vec<u8>,
-    end: Option<String>,
-}
-
-impl Stream {
-    fn path(&self) -> String {
-        let first = self.blocks.first();
-        let path = first.and_then(|block| block.iter().find(|line| line.starts_with(":path: ")));
-        path.cloned().unwrap_or_default()
-    }
-
-    fn is_problem(&self, status: u16) -> bool {
-        self.end.as_deref() == Some("END_STREAM")
-            && self.blocks.first().is_some_and(|block| {
-                block.contains(&format!(":status: {status}"))
-                    && block
-                        .iter()
-                        .any(|line| line == "content-type: application/problem+json")
-            })
-    }
-}
-
-/// Reads and writes frames.
-struct Frames {
-    line: Line,
-    read: Vec<u8>,
-    decoder: Decoder,
-    /// A block of fields whose end has not come yet: stream, flags, bytes.
-    block: Option<(u32, u8, Vec<u8>)>,
-}
-
-impl Frames {
-    fn new(line: Line) -> Self {
-        Self {
-            line,
-            read: Vec::new(),
-            decoder: Decoder::default(),
-            block: None,
-        }
-    }
-
-    async fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
-        while self.read.len() < count {
-            let mut part = [0; 16 << 10];
-            let read = self.line.read(&mut part).await.ok().filter(|read| *read > 0)?;
-            self.read.extend_from_slice(&part[..read]);
-        }
-        Some(self.read.drain(..count).collect())
-    }
-
-    async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-        let _ = self.line.write(&[&head, payload].concat()).await;
-    }
-
-    async fn send(&mut self, stream: u32, parts: &[Part]) {
-        for (number, part) in parts.iter().enumerate() {
-            let end = if number + 1 == parts.len() { END_STREAM } else { 0 };
-            match part {
-                Part::Fields(fields) => self.write(HEADERS, END_HEADERS | end, stream, &encoded(fields)).await,
-                Part::Data(bytes) => self.write(DATA, end, stream, bytes).await,
-                Part::Reset(code) => self.write(RST_STREAM, 0, stream, &code.to_be_bytes()).await,
-            }
-        }
-    }
-
-    /// Reads one frame into `seen`, and answers what the protocol asks for. Returns the stream that it ended; an error
-    /// at the end of the connection.
-    async fn next(&mut self, seen: &mut BTreeMap<u32, Stream>) -> Result<Option<u32>, String> {
-        let gone = || "the connection ended".to_owned();
-        let head = self.exactly(9).await.ok_or_else(gone)?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let stream = u32::from_be_bytes([head[5] & 127, head[6], head[7], head[8]]);
-        let payload = self.exactly(length).await.ok_or_else(gone)?;
-        let (kind, flags) = (head[3], head[4]);
-        match kind {
-            SETTINGS if flags & ACK == 0 => self.write(SETTINGS, ACK, 0, &[]).await,
-            PING if flags & ACK == 0 => self.write(PING, ACK, 0, &payload).await,
-            GOAWAY => {
-                return Err(format!(
-                    "GOAWAY {}",
-                    payload.get(4..8).unwrap_or_default().escape_ascii()
-                ));
-            }
-            RST_STREAM => {
-                let code = payload.iter().fold(0_u32, |code, byte| code << 8 | u32::from(*byte));
-                seen.entry(stream)
-                    .or_default()
-                    .end
-                    .get_or_insert(format!("RST_STREAM {code}"));
-                return Ok(Some(stream));
-            }
-            DATA => {
-                seen.entry(stream).or_default().data.extend_from_slice(&payload);
-                return Ok(self.ended(seen, stream, flags));
-            }
-            HEADERS | CONTINUATION => {
-                let (stream, first, mut block) = self.block.take().unwrap_or((stream, flags, Vec::new()));
-                block.extend_from_slice(&payload);
-                if flags & END_HEADERS == 0 {
-                    self.block = Some((stream, first, block));
-                    return Ok(None);
-                }
-                let fields = self.decoder.decoded(&block).into_iter();
-                let lines = fields.map(|(name, value)| format!("{}: {}", shown(&name), shown(&value)));
-                let (mut pseudo, fields): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with(':'));
-                pseudo.sort();
-                pseudo.extend(fields);
-                seen.entry(stream).or_default().blocks.push(pseudo);
-                return Ok(self.ended(seen, stream, first));
-            }
-            _ => {}
-        }
-        Ok(None)
-    }
-
-    fn ended(&self, seen: &mut BTreeMap<u32, Stream>, stream: u32, flags: u8) -> Option<u32> {
-        (flags & END_STREAM != 0).then(|| {
-            seen.entry(stream)
-                .or_default()
-                .end
-                .get_or_insert("END_STREAM".to_owned());
-            stream
-        })
-    }
-}
 
 /// One exchange that differs from row to row, between two ordinary ones on the same connection.
 #[derive(Clone)]
@@ -189,8 +25,6 @@ struct Row {
     or_refused: Option<u16>,
     way: Way,
 }
-
-const ODD: u32 = 3;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
@@ -243,10 +77,13 @@ impl Row {
         let (sender, mut records) = mpsc::unbounded_channel();
         let acceptor = (self.way == Way::Tls).then(|| world.h2_acceptor.clone());
         let answers = self.answers.clone();
+        let marks = Marks::new();
+        let at_site = marks.clone();
         let site = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (acceptor, answers, sender) = (acceptor.clone(), answers.clone(), sender.clone());
+                let marks = at_site.clone();
                 tokio::spawn(async move {
                     let line = match acceptor {
                         Some(acceptor) => match acceptor.accept(stream).await {
@@ -255,12 +92,12 @@ impl Row {
                         },
                         None => Line::Plain(stream),
                     };
-                    serve(Frames::new(line), &answers, &sender).await;
+                    serve(Frames::new(line, marks), &answers, &sender).await;
                 });
             }
         });
         let line = world.line(self.way, address, proxied, &["h2"]).await;
-        let (client, trouble) = self.ask(Frames::new(line), &host).await;
+        let (client, trouble) = self.ask(Frames::new(line, marks), &host).await;
         site.abort();
         let mut seen = Vec::new();
         while let Ok(stream) = records.try_recv() {
@@ -300,8 +137,7 @@ impl Row {
             });
             filled.collect()
         };
-        let _ = frames.line.write(PREFACE).await;
-        frames.write(SETTINGS, 0, 0, &[]).await;
+        frames.open().await;
         let plain = |path: &[u8]| {
             let lines: [(&str, &[u8]); 4] = [
                 (":method", b"GET"),
@@ -337,10 +173,9 @@ impl Row {
 
 /// Answers what carries `x-row` as the row says, and everything else with `ok`.
 async fn serve(mut frames: Frames, answers: &[Part], log: &mpsc::UnboundedSender<Stream>) {
-    if frames.exactly(PREFACE.len()).await.as_deref() != Some(PREFACE) {
+    if !frames.accept().await {
         return;
     }
-    frames.write(SETTINGS, 0, 0, &[]).await;
     let mut seen = BTreeMap::new();
     while let Ok(ended) = frames.next(&mut seen).await {
         let Some(stream) = ended else { continue };

@@ -4,6 +4,7 @@
 mod answers;
 mod clients;
 mod compare;
+mod frames;
 mod h2;
 mod hpack;
 mod message;
