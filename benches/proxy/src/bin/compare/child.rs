@@ -52,11 +52,13 @@ impl Drop for Server {
 
 /// Runs a command to its end and returns what it printed.
 pub(crate) fn output_of(command: &mut Command) -> Result<String, Fault> {
+    let name = command.get_program().to_owned();
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()?;
+        .spawn()
+        .map_err(|error| format!("{}: {error}", name.display()))?;
     let pid = child.id();
     running().push(pid);
     let output = child.wait_with_output();
@@ -66,7 +68,7 @@ pub(crate) fn output_of(command: &mut Command) -> Result<String, Fault> {
         return Ok(String::from_utf8(output.stdout)?);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{} failed: {}", command.get_program().display(), said.trim()).into())
+    Err(format!("{} failed: {}", name.display(), said.trim()).into())
 }
 
 /// Whatever still runs is killed after `bound`, this process included: a benchmark must not hang.

@@ -40,7 +40,7 @@ pub(crate) fn of(figures: &Figures) -> String {
     };
     let _ = writeln!(
         targets.text,
-        "\n{:<58}{:>9}{:>19}   target",
+        "\n{:<62}{:>9}{:>19}   target",
         "Targets", "bursar", "least - most"
     );
     let cpu = Measured::cpu_per_10k;
@@ -119,7 +119,7 @@ impl Targets<'_> {
         };
         let _ = writeln!(
             self.text,
-            "  {what:<56}{value:>9}{range:>19}   {}: {verdict}",
+            "  {what:<60}{value:>9}{range:>19}   {}: {verdict}",
             bound.text()
         );
     }

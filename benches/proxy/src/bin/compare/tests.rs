@@ -2,15 +2,14 @@
 
 use bursar_bench_proxy::order::{Hosts, Measured, Work};
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Tunnels that are held at the same time.
 const IDLE: usize = 1000;
 /// Hosts that are visited once.
 pub(crate) const VISITED: u32 = 10_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Test {
     #[value(name = "keepalive-1")]
     KeepAlive1,
@@ -125,6 +124,12 @@ impl Test {
     /// Memory is measured in a process that has done nothing else.
     pub(crate) fn needs_fresh_process(self) -> bool {
         matches!(self, Self::Idle | Self::Hosts)
+    }
+}
+
+impl Serialize for Test {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name())
     }
 }
 
