@@ -66,7 +66,7 @@ pub(super) fn is_problem(client: &Record, status: u16) -> bool {
         &methods(&client.said),
         client.end.is_some(),
     );
-    answers.first().is_some_and(|answer| {
+    answers.last().is_some_and(|answer| {
         let has_status = answer.start.starts_with(format!("HTTP/1.1 {status} ").as_bytes());
         let is_ours = |field: &Field| is(field, "content-type") && field.value == b"application/problem+json";
         has_status && answer.is_whole && answer.fields.iter().any(is_ours)

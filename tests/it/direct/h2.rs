@@ -222,6 +222,8 @@ async fn assert_as_direct(rows: Vec<Row>) {
             let direct = row.run(&world, false).await;
             assert_eq!(direct.trouble, None, "{}: the direct run failed", row.name);
             assert_eq!(direct.site.len(), 3, "{}", row.name);
+            let again = differences(&row, &direct, &row.run(&world, false).await);
+            assert!(again.is_empty(), "{}: two direct runs differ: {again:?}", row.name);
             let proxied = row.run(&world, true).await;
             let differing = differences(&row, &direct, &proxied);
             (number, format!("{} ({:?})", row.name, row.way), differing)

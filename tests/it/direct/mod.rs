@@ -313,6 +313,9 @@ async fn assert_as_direct(rows: Vec<Situation>) {
                 row.name
             );
             assert!(!direct.site.is_empty(), "{}: the site saw nothing", row.name);
+            // A row whose direct runs differ would prove nothing.
+            let again = differences(&direct, &world.run(&row, false).await, row.is_raw);
+            assert!(again.is_empty(), "{}: two direct runs differ: {again:?}", row.name);
             let proxied = world.run(&row, true).await;
             let is_refused = row
                 .or_refused
