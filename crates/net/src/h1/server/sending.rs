@@ -46,8 +46,8 @@ pub(super) async fn send(
         // An agent that was not asked for its upload may send it or not: what follows could not be told apart.
         let unasked = std::mem::take(&mut wire.agent.waits) && !wire.is_read();
         let keep = keep && framing != Length::UntilClose && site != Some(Persistence::Close) && !unasked;
-        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS
-            || (*method == Method::CONNECT && head.status.is_success());
+        let switches =
+            head.status == StatusCode::SWITCHING_PROTOCOLS || (*method == Method::CONNECT && head.status.is_success());
         let knows_to_stay = version == Version::HTTP_11 && head.version == Version::HTTP_11;
         let connection = match keep {
             _ if switches => None,
