@@ -11,6 +11,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response, Version};
 
 use super::upgrade::Upgraded;
@@ -147,8 +148,14 @@ async fn next_head<S: Service>(shared: &Shared, mut stopped: Pin<&mut impl Futur
 }
 
 fn read(head: Bytes) -> Result<(Request<()>, Length), Malformed> {
-    let request = h1::request_head(&head)?;
+    let mut request = h1::request_head(&head)?;
     let length = h1::request_length(&request)?;
+    if let Length::Known(length) = length
+        && request.headers().get_all(CONTENT_LENGTH).iter().count() > 1
+    {
+        // The same length said twice is one.
+        request.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
     Ok((request, length))
 }
 
