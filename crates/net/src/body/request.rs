@@ -220,7 +220,7 @@ impl State {
         if ended {
             self.end();
         }
-        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        polled
     }
 
     /// A site that no longer reads would otherwise block the agent, which may write to the end before it reads.

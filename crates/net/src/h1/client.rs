@@ -165,9 +165,11 @@ impl Connection {
             lock(&self.line).end();
             SendError::Sent(Fault::Malformed(error))
         })?;
-        lock(&self.line).persists = !unwritten && length != Length::UntilClose && says_it_persists(&response);
+        let switches = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+        let has_end = length != Length::UntilClose && !switches;
+        lock(&self.line).persists = has_end && !unwritten && says_it_persists(&response);
         if let Some(upload) = upload {
-            if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            if switches {
                 lock(&self.line).end();
                 return Err(SendError::Sent(Fault::SwitchedEarly));
             }

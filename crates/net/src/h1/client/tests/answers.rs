@@ -207,9 +207,9 @@ async fn after_101_the_stream_is_there_with_what_was_read_ahead() {
     });
     let response = connection.send(get()).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert!(connection.is_closed(), "no request can follow");
     let mut stream = response.body().switched().unwrap();
     assert!(response.body().switched().is_none(), "it exists once");
-    assert!(connection.is_closed(), "no request can follow");
     stream.write_all(b"second").await.unwrap();
     let mut seen = String::new();
     stream.read_to_string(&mut seen).await.unwrap();
