@@ -13,8 +13,8 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -43,7 +43,9 @@ pub(super) struct Line {
 
 struct State {
     address: SocketAddr,
-    ping: Mutex<Option<PingPong>>,
+    ping: tokio::sync::Mutex<Option<PingPong>>,
+    /// The site has said how many streams it allows.
+    is_settled: AtomicBool,
     /// Streams that are open, or about to be.
     open: AtomicUsize,
     /// It was dialled for the tunnel that has it, or has answered in that tunnel: the site has not closed it unseen.
@@ -79,7 +81,7 @@ impl Line {
             .max_send_buffer_size(1 << 20)
             .handshake::<_, Bytes>(stream)
             .await?;
-        let ping = Mutex::new(connection.ping_pong());
+        let ping = tokio::sync::Mutex::new(connection.ping_pong());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
@@ -88,6 +90,7 @@ impl Line {
         let state = State {
             address,
             ping,
+            is_settled: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             is_proven: AtomicBool::new(true),
             has_served: AtomicBool::new(false),
@@ -103,10 +106,19 @@ impl Line {
     /// client does not have to wait for them, but the next connection must not be overrun as the last one was.
     pub(super) async fn settle(&self) {
         const PATIENCE: Duration = Duration::from_secs(1);
-        let ping = self.state.ping.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut ping) = ping {
-            let _ = timeout(PATIENCE, ping.ping(Ping::opaque())).await;
+        if self.is_settled() {
+            return;
         }
+        let mut ping = self.state.ping.lock().await;
+        if let Some(pinging) = ping.as_mut() {
+            let _ = timeout(PATIENCE, pinging.ping(Ping::opaque())).await;
+            *ping = None;
+            self.state.is_settled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.state.is_settled.load(Ordering::Relaxed)
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -207,6 +219,7 @@ impl Line {
                     tokio::spawn(upload.finish(place.clone()));
                 }
                 self.state.has_served.store(true, Ordering::Relaxed);
+                self.state.is_settled.store(true, Ordering::Relaxed);
                 self.state.is_proven.store(true, Ordering::Relaxed);
                 Ok(received(response, place))
             }

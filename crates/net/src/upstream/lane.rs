@@ -205,8 +205,13 @@ impl Lane {
     /// A free stream on one of the tunnel's connections, or else on a new one. A client without a proxy would queue where
     /// the site allows few streams; the agent was told another limit than the site's, and does not know.
     async fn line(&self, is_repeatable: bool, paid: Paid, not: &[Line]) -> Result<(Line, Place), UpstreamError> {
-        if let Some(found) = self.own.place(is_repeatable, not) {
-            return Ok(found);
+        if let Some((line, place)) = self.own.place(is_repeatable, not) {
+            // Streams that come before the site has said how many it allows would wait in the line's own queue.
+            if line.is_settled() || line.open_streams() == 1 {
+                return Ok((line, place));
+            }
+            drop(place);
+            line.settle().await;
         }
         let _dialling = self.dialling.lock().await;
         if let Some(found) = self.own.place(is_repeatable, not) {
