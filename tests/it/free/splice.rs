@@ -255,11 +255,11 @@ async fn it_counts_for_its_agent_until_it_ends() {
 }
 
 #[tokio::test]
-async fn its_connection_to_the_site_counts_too() {
+async fn it_counts_among_the_connections_of_its_agent() {
     let origin = patient().await;
     let bursar = with(
         &origin,
-        "[intercept]\nnever = [\"localhost\"]\n[capacity]\nrequests_per_agent = 1\n[timeouts]\ndial_s = 1\n",
+        "[intercept]\nnever = [\"localhost\"]\n[capacity]\nconnections_per_agent = 1\n[timeouts]\ndial_s = 1\n",
     );
     let authority = format!("localhost:{}", origin.address.port());
     let agent = pinning(&bursar);

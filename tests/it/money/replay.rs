@@ -123,10 +123,10 @@ async fn the_heads_are_equal_as_bytes_but_for_one_line() {
         let without_credential: String = paid
             .head
             .split_inclusive("\r\n")
-            .filter(|line| !line.starts_with("payment-signature: "))
+            .filter(|line| !line.to_ascii_lowercase().starts_with("payment-signature: "))
             .collect();
         assert_eq!(without_credential, first.head, "{method}");
-        assert_eq!(paid.head.matches("payment-signature: ").count(), 1);
+        assert_eq!(paid.head.to_ascii_lowercase().matches("payment-signature: ").count(), 1);
         assert_eq!((&paid.body[..], &first.body[..]), (body.as_bytes(), body.as_bytes()));
     }
 }
