@@ -226,7 +226,10 @@ impl Config {
         let proxy = self.upstream.proxy.as_ref().and_then(|proxy| proxy.login.as_ref());
         let proxy = proxy.map(|login| &login.password);
         let sites = self.upstream.clients().map(|client| &client.key);
-        let own = [wallet, stripe, webhook, store, proxy].into_iter().flatten().chain(sites);
+        let own = [wallet, stripe, webhook, store, proxy]
+            .into_iter()
+            .flatten()
+            .chain(sites);
         own.chain(&self.approval.secrets).chain(&self.bkey_secrets)
     }
 }

@@ -130,7 +130,12 @@ pub(super) fn strip(response: &mut Response<Relay>) {
         response.extensions_mut().insert(persistence);
     }
     let version = response.version();
-    hop::strip_response(response.headers_mut(), version, Upgrading::No);
+    // A site may say which protocols it would switch to, as in a 426 (RFC 9110 §7.8).
+    let upgrading = match version {
+        Version::HTTP_11 => Upgrading::Yes,
+        _ => Upgrading::No,
+    };
+    hop::strip_response(response.headers_mut(), version, upgrading);
 }
 
 /// Passes a 402 on unchanged, with the reason added.

@@ -2,8 +2,8 @@
 
 mod agents_end;
 mod apart;
-mod client_certificate;
 mod bound;
+mod client_certificate;
 mod drain;
 mod foreign_tls;
 mod guard;

@@ -76,12 +76,17 @@ impl RawTarget {
     }
 }
 
-/// The reason phrase of an answer, which may be empty or in any alphabet.
+/// The reason phrase of an answer, which may be empty or in any alphabet, with the blank before it if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason(Bytes);
 
 impl Reason {
     pub fn as_bytes(&self) -> &[u8] {
+        self.0.strip_prefix(b" ").unwrap_or_default()
+    }
+
+    /// As it stands behind the status.
+    pub(super) fn with_blank(&self) -> &[u8] {
         &self.0
     }
 }
@@ -126,11 +131,9 @@ pub fn response_head(head: &Bytes) -> Result<Response<()>, Malformed> {
     let ([b' ', status @ ..], reason) = rest.split_at_checked(4).ok_or(Malformed::StatusLine)? else {
         return Err(Malformed::StatusLine);
     };
-    let reason = match reason {
-        [] => reason,
-        [b' ', reason @ ..] => reason,
-        _ => return Err(Malformed::StatusLine),
-    };
+    if !matches!(reason, [] | [b' ', ..]) {
+        return Err(Malformed::StatusLine);
+    }
     let status = StatusCode::from_bytes(status).map_err(|_| Malformed::StatusLine)?;
     if reason.contains(&b'\r') {
         return Err(Malformed::StatusLine);
@@ -142,7 +145,8 @@ pub fn response_head(head: &Bytes) -> Result<Response<()>, Malformed> {
     *response.headers_mut() = headers;
     let extensions = response.extensions_mut();
     extensions.insert(lines);
-    if status.canonical_reason().map(str::as_bytes) != Some(reason) {
+    let phrase = reason.strip_prefix(b" ");
+    if phrase.is_none() || status.canonical_reason().map(str::as_bytes) != phrase {
         extensions.insert(Reason(line.slice_ref(reason)));
     }
     Ok(response)

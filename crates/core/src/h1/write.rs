@@ -133,10 +133,12 @@ pub fn write_response(head: &response::Parts, hop: Hop, out: &mut BytesMut) {
     out.extend_from_slice(version(head.version));
     out.extend_from_slice(b" ");
     out.extend_from_slice(head.status.as_str().as_bytes());
-    out.extend_from_slice(b" ");
     match head.extensions.get::<Reason>() {
-        Some(reason) => out.extend_from_slice(reason.as_bytes()),
-        None => out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes()),
+        Some(reason) => out.extend_from_slice(reason.with_blank()),
+        None => {
+            out.extend_from_slice(b" ");
+            out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n");
     let placed = Placed {

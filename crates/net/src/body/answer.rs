@@ -77,6 +77,17 @@ impl AnswerBody {
         }
     }
 
+    /// Called while this is sent to an agent that has ended its side in order: the site sees that, as it would without
+    /// us, and may stop a stream that nobody reads. What was bought is not disturbed.
+    pub(crate) fn agent_ended(&self, cx: &mut Context<'_>) {
+        if let Content::Relay(relay) = &self.content
+            && relay.delivered.is_none()
+            && !relay.rest.is_end_stream()
+        {
+            relay.rest.end_request(cx);
+        }
+    }
+
     /// The trailers as the site wrote them, once they have arrived.
     pub const fn trailer_lines(&self) -> Option<&Lines> {
         match &self.content {

@@ -23,7 +23,8 @@ pub enum SiteBody {
 pub enum SiteError {
     #[error(transparent)]
     H1(#[from] BodyError),
-    #[error(transparent)]
+    /// Whoever serves the agent looks for the reason of a reset among the sources.
+    #[error("{0}")]
     H2(#[from] h2::Error),
 }
 
@@ -41,6 +42,13 @@ impl SiteBody {
         match self {
             Self::H1(answer) => answer.trailer_lines(),
             Self::H2(_) => None,
+        }
+    }
+
+    /// The agent has said everything: so has the site's client, as the site would see it without us.
+    pub fn end_request(&self, cx: &mut Context<'_>) {
+        if let Self::H1(answer) = self {
+            answer.end_request(cx);
         }
     }
 

@@ -46,6 +46,8 @@ struct Line {
     uploading: Option<AbortHandle>,
     /// Who waits for the upload's end.
     waiting: Option<Waker>,
+    /// Our side of it was ended in order, or that has failed.
+    has_ended: bool,
     /// Who is to know when the site closes the connection between two exchanges.
     watching: Option<Waker>,
 }
@@ -122,6 +124,7 @@ impl Connection {
                 persists: true,
                 uploading: None,
                 waiting: None,
+                has_ended: false,
                 watching: None,
             })),
         }
@@ -308,6 +311,17 @@ impl Line {
         };
         self.wire.rest();
         self.watch_on();
+    }
+
+    /// Ends our side in order while an answer arrives.
+    fn end_requests(&mut self, cx: &mut Context<'_>) {
+        self.persists = false;
+        if self.uploading.is_some() {
+            self.waiting = Some(cx.waker().clone());
+        } else if !self.has_ended {
+            // If it fails, the answer's next read says so.
+            self.has_ended = self.wire.poll_flush(cx).is_ready() && self.wire.poll_shutdown(cx).is_ready();
+        }
     }
 
     fn uploaded(&mut self, whole: bool) {

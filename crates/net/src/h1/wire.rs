@@ -181,6 +181,11 @@ impl Wire {
         self.ended
     }
 
+    /// Whether the other side has ended its side in order, after a whole message that was the last.
+    pub(super) fn has_said_all(&self) -> bool {
+        self.ended == Some(Ending::Clean) && self.is_read() && self.input.is_empty() && self.agent.needed == 0
+    }
+
     /// Where heads, chunk sizes and other small things are written; sent by the next [`Wire::poll_flush`].
     pub fn output(&mut self) -> &mut BytesMut {
         self.output.due = true;

@@ -49,6 +49,11 @@ impl Answer {
         self.ending
     }
 
+    /// Ends our side, once the whole request is written: no other will follow on this connection. The answer goes on.
+    pub(crate) fn end_request(&self, cx: &mut Context<'_>) {
+        lock(&self.line).end_requests(cx);
+    }
+
     /// The trailers as the site wrote them, once they have arrived.
     pub const fn trailer_lines(&self) -> Option<&Lines> {
         self.trailer_lines.as_ref()

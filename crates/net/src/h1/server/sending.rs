@@ -128,7 +128,15 @@ impl Sending {
                 Poll::Pending => {}
             }
             wire.own(cx);
-            return poll_gone(&mut wire, cx).map(|_| End::Gone);
+            if poll_gone(&mut wire, cx).is_ready() {
+                return Poll::Ready(End::Gone);
+            }
+            let has_said_all = wire.has_said_all();
+            drop(wire);
+            if has_said_all && self.ended.is_none() {
+                body.agent_ended(cx);
+            }
+            return Poll::Pending;
         }
     }
 
