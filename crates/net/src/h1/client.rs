@@ -193,15 +193,23 @@ impl Connection {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        if let Some(writing) = upload {
-            match writing.poll(&self.line, cx) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => *upload = None,
-                Poll::Ready(Err(Stopped::Source(error))) => return Poll::Ready(Err(Fault::Upload(error))),
-                Poll::Ready(Err(Stopped::Site(error))) => {
-                    *upload = None;
-                    reading.unwritten = Some(error);
-                }
+        // An upload that never has to wait would use up what the task may do at once, and its answer would be seen last.
+        // Nothing is read before the head is written, though: that would be the answer to something else.
+        let is_first = !std::mem::replace(&mut reading.has_begun, true);
+        if !is_first && let Poll::Ready(read) = reading.poll(&self.line, cx) {
+            return Poll::Ready(read);
+        }
+        let Some(writing) = upload else {
+            return Poll::Pending;
+        };
+        match writing.poll(&self.line, cx) {
+            Poll::Pending if !is_first => return Poll::Pending,
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => *upload = None,
+            Poll::Ready(Err(Stopped::Source(error))) => return Poll::Ready(Err(Fault::Upload(error))),
+            Poll::Ready(Err(Stopped::Site(error))) => {
+                *upload = None;
+                reading.unwritten = Some(error);
             }
         }
         reading.poll(&self.line, cx)

@@ -19,6 +19,8 @@ pub(super) struct Reading {
     scan: Scan,
     interims: Option<Interims>,
     count: usize,
+    /// The head of the request has been written, or the attempt was made.
+    pub(super) has_begun: bool,
     /// Why the request could not be written to its end.
     pub(super) unwritten: Option<io::Error>,
 }
@@ -29,6 +31,7 @@ impl Reading {
             scan: Scan::default(),
             interims,
             count: 0,
+            has_begun: false,
             unwritten: None,
         }
     }

@@ -181,6 +181,40 @@ async fn an_upload_that_its_answer_overtook_goes_on_and_frees_the_connection_at_
     let _site = seeing.await.unwrap();
 }
 
+/// A source that always has more, and a site that always takes more: the answer is seen as soon as it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_never_waits_does_not_hide_its_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut site, _) = listener.accept().await.unwrap();
+        let mut some = vec![0; 16 << 10];
+        site.read_exact(&mut some).await.unwrap();
+        site.write_all(b"HTTP/1.1 402 Payment Required\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        tokio::io::copy(&mut site, &mut tokio::io::sink()).await.unwrap();
+    });
+    let mut connection = Connection::new(tokio::net::TcpStream::connect(address).await.unwrap());
+    let sending = connection.send(with_body(Request::post("/"), Endless));
+    let answer = timeout(SOON, sending).await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED);
+    connection.cut();
+}
+
+/// A body without an end.
+#[derive(Debug)]
+struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'u'; 4 << 10])))))
+    }
+}
+
 /// Each side writes only if the other reads: neither may wait for the other's end.
 #[tokio::test]
 async fn upload_and_answer_flow_at_once() {
