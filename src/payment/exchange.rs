@@ -24,6 +24,7 @@ use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay};
 use bursar_net::h1::upgrade::OnUpgrade;
 use bursar_net::idle::Serving;
+use bursar_net::reset::{Reset, Telling};
 use bursar_net::shares::Full;
 use bursar_net::upstream::{Lane, Origin, UpstreamError, stream};
 
@@ -68,6 +69,7 @@ async fn exchange(
         Upgrading::Yes => at_agent.on_upgrade().map(|upgrade| AgentsEnd {
             upgrade,
             serving: request.body().serving(),
+            reset: at_agent.reset(),
         }),
         Upgrading::No => None,
     };
@@ -150,20 +152,23 @@ const ENDED: &str = "The site asks for payment, and the agent has ended its side
 struct AgentsEnd {
     upgrade: OnUpgrade,
     serving: Serving,
+    reset: Reset,
 }
 
 /// WebSocket and the like: both ends are joined byte by byte; nothing inside is read or paid for (R35).
 fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Response<Relay>) -> AgentAnswer {
-    let (Some(agents_end), Some(mut site)) = (agents_end, response.body().switched()) else {
+    let (Some(agents_end), Some((site, reset))) = (agents_end, response.body().switched()) else {
         let detail = "The site switched protocols without being asked. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     };
     hop::strip_response(response.headers_mut(), Version::HTTP_11, Upgrading::Yes);
     let (stop, drain) = (context.stop.clone(), context.traffic.drain);
     context.tasks.spawn(async move {
-        let Some(mut agent) = agents_end.upgrade.await else {
+        let Some(agent) = agents_end.upgrade.await else {
             return;
         };
+        let mut agent = Telling::new(agent, reset);
+        let mut site = Telling::new(site, agents_end.reset);
         // No more requests on this connection: only idleness ends it.
         let _serving = agents_end.serving;
         let joined = tokio::io::copy_bidirectional(&mut agent, &mut site);

@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 use super::{Ending, Filled, Interims, Stream, TrailerLines, Wire};
 use crate::body::BoxError;
 use crate::fault::in_words;
+use crate::reset::Reset;
 use bursar_core::h1::{Hop, Length, Malformed, request_length, response_length, write_request};
 
 pub use answer::Answer;
@@ -117,9 +118,14 @@ pub enum SendError<B> {
 
 impl Connection {
     pub fn new(stream: impl Stream + 'static) -> Self {
+        Self::resetting(stream, Reset::default())
+    }
+
+    /// `reset` is the handle of the socket below.
+    pub fn resetting(stream: impl Stream + 'static, reset: Reset) -> Self {
         Self {
             line: Arc::new(Mutex::new(Line {
-                wire: Wire::new(stream),
+                wire: Wire::new(stream).resetting(reset),
                 stage: Stage::Idle,
                 persists: true,
                 uploading: None,

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::Ending;
 use super::upgrade::Upgrade;
 use crate::idle::{Rewind, Serving};
+use crate::reset::Reset;
 use bursar_core::h1::Decoder;
 
 /// Room for one read: heads and small bodies first, more while reads fill it.
@@ -65,6 +66,7 @@ pub struct Wire {
     /// The connection's loop, while it waits for something that a body or another task does.
     owner: Option<Waker>,
     pub(super) agent: Agent,
+    reset: Reset,
 }
 
 /// What has become of the body of the message that was read last.
@@ -105,7 +107,19 @@ impl Wire {
             body: Body::Read,
             owner: None,
             agent: Agent::default(),
+            reset: Reset::default(),
         }
+    }
+
+    /// `reset` is the handle of the socket below.
+    #[must_use]
+    pub fn resetting(self, reset: Reset) -> Self {
+        Self { reset, ..self }
+    }
+
+    /// For a connection that goes on as another protocol.
+    pub(super) fn reset(&self) -> Reset {
+        self.reset.clone()
     }
 
     /// Reads once.
@@ -249,6 +263,12 @@ impl Wire {
         self.ended.get_or_insert(Ending::Broken);
         self.output = Output::default();
         self.wake_owner();
+    }
+
+    /// Ends the connection as one that is broken, so that nobody takes what it carried for whole.
+    pub(super) fn break_off(&mut self) {
+        self.reset.on_close();
+        self.cut();
     }
 
     /// Gives memory back; called while the connection rests.

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::body::{Progress, RequestBody, SiteBody};
 use crate::h1::Stream;
 use crate::h1::client::{self, Fault};
+use crate::reset::Reset;
 
 /// A connection that carries one request at a time.
 pub(super) struct Connection {
@@ -42,9 +43,9 @@ pub(super) enum Failed {
 }
 
 impl Connection {
-    pub(super) fn new(stream: impl Stream, address: SocketAddr) -> Self {
+    pub(super) fn new(stream: impl Stream, address: SocketAddr, reset: Reset) -> Self {
         Self {
-            line: client::Connection::new(stream),
+            line: client::Connection::resetting(stream, reset),
             address,
             use_so_far: Use::Nothing,
             is_bound: false,

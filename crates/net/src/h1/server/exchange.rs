@@ -4,6 +4,7 @@ use http::{Response, Version};
 
 use crate::h1::Shared;
 use crate::h1::upgrade::{self, OnUpgrade};
+use crate::reset::Reset;
 use bursar_core::h1::{self, Hop, Length};
 
 /// The agent of one exchange. Cheap to clone; does nothing on HTTP/2, whose connection hyper serves.
@@ -48,6 +49,11 @@ impl Exchange {
             wire.lock().agent.needed += 1;
         }
         Presence(self.clone())
+    }
+
+    /// The handle of the agent's socket.
+    pub fn reset(&self) -> Reset {
+        self.0.as_ref().map(|wire| wire.lock().reset()).unwrap_or_default()
     }
 
     /// The connection, once a 101 was sent on it; `None` where there can be none.

@@ -21,8 +21,11 @@ pub(super) enum Sent {
     Whole,
     /// All of it, or as much as the site gave before it ended its connection in order: the agent's ends like that too.
     Last,
-    /// The agent is gone, or the site broke off: the connection ends without a word.
+    /// The site ended its connection too early, and without a word.
     Cut,
+    /// The site broke off, or went silent.
+    Broken,
+    Gone,
 }
 
 /// `keep`: whether the connection may go on as far as the agent and the service are concerned.
@@ -73,7 +76,9 @@ pub(super) async fn send(
     match end {
         End::Whole if keep => Sent::Whole,
         End::Whole | End::Site(Ending::Clean) => Sent::Last,
-        End::Gone | End::Site(_) => Sent::Cut,
+        End::Site(Ending::Bare) => Sent::Cut,
+        End::Site(Ending::Broken) => Sent::Broken,
+        End::Gone => Sent::Gone,
     }
 }
 
