@@ -220,7 +220,6 @@ async fn absolute(
         request.headers_mut().insert(HOST, host);
     }
     *request.uri_mut() = path;
-    *request.version_mut() = http::Version::HTTP_11;
 
     let site = match lanes.lane(proxy, &agent, &origin).await {
         Ok(lane) => Site::Open(lane),

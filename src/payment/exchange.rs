@@ -26,7 +26,7 @@ use bursar_net::h1::upgrade::OnUpgrade;
 use bursar_net::idle::Serving;
 use bursar_net::reset::{Reset, Telling};
 use bursar_net::shares::Full;
-use bursar_net::upstream::{Lane, Origin, UpstreamError, stream};
+use bursar_net::upstream::{Lane, Origin, UpstreamError, ends_connection, stream};
 
 /// The site at the other end of a tunnel.
 pub(crate) enum Site {
@@ -92,7 +92,7 @@ async fn exchange(
         .send(first_sending(&head, &body, expects), &head, &body.progress())
         .await;
     let mut response = sent.map_err(|error| Problem::unreachable(&error))?;
-    let uploading = body.answered(response.status());
+    let uploading = body.answered(response.status(), ends_connection(&response));
     response.body_mut().hold(uploading);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return switch(context, agents_end, response);
@@ -106,7 +106,6 @@ async fn exchange(
         return answer;
     }
     let unpaid = |response, why| {
-        // The rest of the upload is no longer needed.
         body.refused();
         Ok(pass_through(agent, response, why))
     };

@@ -27,7 +27,7 @@ use bursar_core::host::Authority;
 use connection::Connection;
 use h2::Line;
 pub use h2::Received;
-pub use lane::{Lane, SendError, stream};
+pub use lane::{Lane, SendError, ends_connection, stream};
 use pool::{Kept, Pool};
 pub use socket::Socket;
 

@@ -229,6 +229,16 @@ impl Wire {
         self.output.len() >= MOST || self.output.queue.len() >= SLICES - 2
     }
 
+    /// How many bytes the stream has taken.
+    pub(super) const fn sent(&self) -> u64 {
+        self.output.sent
+    }
+
+    /// Whether something waits to be sent, and nothing was since `sent` bytes were.
+    pub(super) const fn is_stuck_since(&self, sent: u64) -> bool {
+        self.output.due && self.output.sent == sent
+    }
+
     /// Hands everything over to the kernel.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.output.due {
@@ -280,6 +290,7 @@ impl Wire {
         if self.output.len() == 0 && self.output.small.capacity() > 0 {
             self.output = Output {
                 due: self.output.due,
+                sent: self.output.sent,
                 ..Output::default()
             };
         }
@@ -357,9 +368,10 @@ impl Wire {
         }
     }
 
-    /// Somebody wants the body, for which the agent waits to be asked.
+    /// We need the body, for which the agent waits to be asked, before the site has asked for it.
     pub(super) fn invite(&mut self) {
         if std::mem::take(&mut self.agent.waits) {
+            self.agent.was_invited = true;
             self.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.wake_owner();
         }
@@ -369,8 +381,10 @@ impl Wire {
 /// What an exchange has agreed on with the agent at the other end of the wire.
 #[derive(Default)]
 pub(super) struct Agent {
-    /// It waits for `100 Continue`, which it gets when its body is first wanted.
+    /// It waits for `100 Continue`, and nobody reads its body.
     pub(super) waits: bool,
+    /// It has had a `100 Continue` of ours: the site's would be a second one.
+    pub(super) was_invited: bool,
     /// It may get informational answers.
     pub(super) informs: bool,
     /// How many need it to be there in both directions.
@@ -395,6 +409,7 @@ struct Output {
     small: BytesMut,
     /// Something was written that the stream may not have flushed.
     due: bool,
+    sent: u64,
 }
 
 impl Output {
@@ -421,6 +436,7 @@ impl Output {
     }
 
     fn advance(&mut self, mut count: usize) {
+        self.sent += count as u64;
         while let Some(first) = self.queue.front_mut() {
             if count < first.len() {
                 return first.advance(count);

@@ -86,9 +86,8 @@ impl Connection {
 /// A connection while it carries an exchange.
 pub(super) struct Carrier {
     pub(super) connection: Option<Connection>,
+    /// The site may still be reading the upload after its response is complete.
     pub(super) progress: Progress,
-    /// The status was a success, so the site may still be reading the upload after its response is complete.
-    pub(super) wanted: bool,
 }
 
 impl Carrier {
@@ -104,7 +103,7 @@ impl Drop for Carrier {
         // The upload would go on waiting for a site that no longer reads.
         if let Some(connection) = &self.connection
             && !self.progress.is_over()
-            && !self.wanted
+            && !self.progress.is_wanted()
         {
             connection.cut();
         }

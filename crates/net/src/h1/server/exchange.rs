@@ -1,6 +1,6 @@
 //! What an exchange may do with its agent besides answering it.
 
-use http::{Response, Version};
+use http::{Response, StatusCode, Version};
 
 use crate::h1::Shared;
 use crate::h1::upgrade::{self, OnUpgrade};
@@ -31,9 +31,25 @@ impl Exchange {
             connection: None,
         };
         let mut wire = wire.lock();
-        if wire.agent.informs {
+        let says_again = head.status == StatusCode::CONTINUE && wire.agent.was_invited;
+        if wire.agent.informs && !says_again {
             h1::write_response(&head, hop, wire.output());
             wire.wake_owner();
+        }
+    }
+
+    /// Asks an agent for its upload that waits for `100 Continue`. For a body that bursar itself needs; who reads it for
+    /// the site leaves that word to the site, and calls [`Exchange::open`].
+    pub fn invite(&self) {
+        if let Some(wire) = &self.0 {
+            wire.lock().invite();
+        }
+    }
+
+    /// The upload is read whenever it comes.
+    pub fn open(&self) {
+        if let Some(wire) = &self.0 {
+            wire.lock().agent.waits = false;
         }
     }
 
