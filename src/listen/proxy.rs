@@ -23,12 +23,13 @@ use bursar_core::host::Authority;
 use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::h1::server::{self, Answer, Refused, Served, Service, Then};
 use bursar_net::idle::{Busy, Rewind, Serving, Watched};
+use bursar_net::reset::Reset;
 use bursar_net::shares::Full;
 use bursar_net::tls::AlpnOffer;
 use bursar_net::upstream::{Lane, Origin, Scheme, UpstreamError};
 
 /// Serves one connection from an agent until it ends.
-pub(crate) async fn serve<S>(proxy: Arc<Proxy>, stream: S, seat: Seat, peer: SocketAddr)
+pub(crate) async fn serve<S>(proxy: Arc<Proxy>, stream: S, seat: Seat, peer: SocketAddr, reset: Reset)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -39,6 +40,7 @@ where
         proxy: &proxy,
         seat: &seat,
         peer,
+        reset: &reset,
         tunnel: Mutex::default(),
         lanes: Lanes::default(),
     };
@@ -57,7 +59,7 @@ where
     match stream.into_any().downcast::<Watched<S>>() {
         Ok(stream) => {
             let stream = Rewind::new(read, stream.into_inner());
-            tunnel::run(proxy, login, authority, admitted, stream).await;
+            tunnel::run(proxy, login, authority, admitted, stream, reset).await;
         }
         Err(_) => tracing::error!("the tunnel's stream is not the listener's"),
     }
@@ -68,6 +70,8 @@ struct Listener<'a> {
     proxy: &'a Arc<Proxy>,
     seat: &'a Seat,
     peer: SocketAddr,
+    /// The handle of the agent's socket.
+    reset: &'a Reset,
     /// Set by the CONNECT that is answered with 200.
     tunnel: Mutex<Option<Opened>>,
     lanes: Lanes,
@@ -89,6 +93,14 @@ impl Service for Listener<'_> {
 
     fn refuse(&self, why: Refused) -> Response<AnswerBody> {
         tunnel::refused(why)
+    }
+
+    fn reset(&self) -> Reset {
+        self.reset.clone()
+    }
+
+    fn is_plain(&self) -> bool {
+        true
     }
 
     fn is_stopping(&self) -> bool {
@@ -208,7 +220,6 @@ async fn absolute(
         request.headers_mut().insert(HOST, host);
     }
     *request.uri_mut() = path;
-    *request.version_mut() = http::Version::HTTP_11;
 
     let site = match lanes.lane(proxy, &agent, &origin).await {
         Ok(lane) => Site::Open(lane),

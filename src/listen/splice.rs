@@ -15,6 +15,7 @@ use bursar_core::agent_name::AgentName;
 use bursar_core::host::{Authority, Host};
 use bursar_net::dial::DialError;
 use bursar_net::idle::Rewind;
+use bursar_net::reset::{Reset, Telling};
 use bursar_net::shares::Full;
 use bursar_net::splice::{self, Alert, Hello};
 use bursar_net::upstream::UpstreamError;
@@ -25,6 +26,7 @@ pub(super) async fn run<S>(
     authority: Authority,
     admitted: Result<(), Full>,
     mut stream: S,
+    reset: Reset,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -73,6 +75,7 @@ pub(super) async fn run<S>(
         proxy.context.stop.cancelled().await;
         tokio::time::sleep(proxy.timeouts.drain).await;
     };
+    let (stream, site) = (Telling::new(stream, site.reset()), Telling::new(site, reset));
     tokio::select! {
         joined = splice::join(stream, site, proxy.timeouts.idle) => match joined {
             Ok(passed) => tracing::debug!(

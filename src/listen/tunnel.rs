@@ -28,6 +28,7 @@ use bursar_core::host::{Authority, Host};
 use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::h1::server::{self, Answer, Refused, Service, Then};
 use bursar_net::idle::{Busy, Rewind, Serving, Watched};
+use bursar_net::reset::Reset;
 use bursar_net::shares::Full;
 use bursar_net::tls::{Alpn, AlpnOffer};
 use bursar_net::upstream::{HEAD_BYTES, Origin, Scheme, Version};
@@ -50,6 +51,7 @@ pub(super) async fn run<S>(
     authority: Authority,
     admitted: Result<(), Full>,
     mut stream: Rewind<S>,
+    reset: Reset,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -62,10 +64,10 @@ pub(super) async fn run<S>(
     match first.first() {
         None => {}
         Some(&TLS_HANDSHAKE) if !proxy.intercept.reads(&authority.host) => {
-            splice::run(proxy, login, authority, admitted, stream).await;
+            splice::run(proxy, login, authority, admitted, stream, reset).await;
         }
-        Some(&TLS_HANDSHAKE) => tls(proxy, login, authority, admitted, stream).await,
-        Some(_) if may_be_http(first) => plain(proxy, login, authority, admitted, stream).await,
+        Some(&TLS_HANDSHAKE) => tls(proxy, login, authority, admitted, stream, reset).await,
+        Some(_) if may_be_http(first) => plain(proxy, login, authority, admitted, stream, reset).await,
         Some(_) => tracing::debug!(agent = %login.agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
     }
 }
@@ -87,6 +89,7 @@ async fn plain<S>(
     authority: Authority,
     admitted: Result<(), Full>,
     mut stream: Rewind<S>,
+    reset: Reset,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -103,7 +106,7 @@ async fn plain<S>(
         opened = open(&proxy, &login.agent, origin, admitted, offer) => opened,
         () = left(&mut stream) => return,
     };
-    serve(proxy, login, site, stream, version).await;
+    serve(proxy, login, site, stream, version, reset).await;
 }
 
 /// Resolves when the agent has left. One that has ended its side behind a whole request may wait for the answer, but a
@@ -119,8 +122,14 @@ where
     }
 }
 
-async fn tls<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, admitted: Result<(), Full>, stream: Rewind<S>)
-where
+async fn tls<S>(
+    proxy: Arc<Proxy>,
+    login: Login,
+    authority: Authority,
+    admitted: Result<(), Full>,
+    stream: Rewind<S>,
+    reset: Reset,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // Reads until the hello is complete: a post-quantum one spans segments.
@@ -167,7 +176,7 @@ where
         }
     };
     match timeout(proxy.timeouts.tls, hello.into_stream(config)).await {
-        Ok(Ok(stream)) => serve(proxy, login, site, stream, version).await,
+        Ok(Ok(stream)) => serve(proxy, login, site, stream, version, reset).await,
         Ok(Err(error)) => tracing::info!(
             agent = %login.agent, authority = %site.origin().authority, %error,
             "the agent did not accept the tunnel's certificate; it must trust ca.pem (`bursar env` prints how)"
@@ -204,17 +213,17 @@ fn preferred(offer: AlpnOffer) -> Version {
     }
 }
 
-async fn serve<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S, version: Version)
+async fn serve<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S, version: Version, reset: Reset)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match version {
-        Version::H1 => serve_h1(proxy, login, site, stream).await,
+        Version::H1 => serve_h1(proxy, login, site, stream, reset).await,
         Version::H2 => serve_h2(proxy, login, site, stream).await,
     }
 }
 
-async fn serve_h1<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S)
+async fn serve_h1<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S, reset: Reset)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -225,6 +234,7 @@ where
         proxy: &proxy,
         login: &login,
         site: &site,
+        reset: &reset,
     };
     server::serve(stream, &busy, &tunnel).await;
 }
@@ -234,6 +244,8 @@ struct Tunnel<'a> {
     proxy: &'a Arc<Proxy>,
     login: &'a Login,
     site: &'a Site,
+    /// The handle of the agent's socket.
+    reset: &'a Reset,
 }
 
 impl Service for Tunnel<'_> {
@@ -244,6 +256,14 @@ impl Service for Tunnel<'_> {
 
     fn refuse(&self, why: Refused) -> Response<AnswerBody> {
         refused(why)
+    }
+
+    fn reset(&self) -> Reset {
+        self.reset.clone()
+    }
+
+    fn is_plain(&self) -> bool {
+        self.site.origin().scheme == Scheme::Http
     }
 
     fn is_stopping(&self) -> bool {

@@ -24,8 +24,9 @@ use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay};
 use bursar_net::h1::upgrade::OnUpgrade;
 use bursar_net::idle::Serving;
+use bursar_net::reset::{Reset, Telling};
 use bursar_net::shares::Full;
-use bursar_net::upstream::{Lane, Origin, UpstreamError, stream};
+use bursar_net::upstream::{Lane, Origin, UpstreamError, ends_connection, stream};
 
 /// The site at the other end of a tunnel.
 pub(crate) enum Site {
@@ -68,6 +69,7 @@ async fn exchange(
         Upgrading::Yes => at_agent.on_upgrade().map(|upgrade| AgentsEnd {
             upgrade,
             serving: request.body().serving(),
+            reset: at_agent.reset(),
         }),
         Upgrading::No => None,
     };
@@ -90,7 +92,7 @@ async fn exchange(
         .send(first_sending(&head, &body, expects), &head, &body.progress())
         .await;
     let mut response = sent.map_err(|error| Problem::unreachable(&error))?;
-    let uploading = body.answered(response.status());
+    let uploading = body.answered(response.status(), ends_connection(&response));
     response.body_mut().hold(uploading);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return switch(context, agents_end, response);
@@ -104,7 +106,6 @@ async fn exchange(
         return answer;
     }
     let unpaid = |response, why| {
-        // The rest of the upload is no longer needed.
         body.refused();
         Ok(pass_through(agent, response, why))
     };
@@ -150,20 +151,23 @@ const ENDED: &str = "The site asks for payment, and the agent has ended its side
 struct AgentsEnd {
     upgrade: OnUpgrade,
     serving: Serving,
+    reset: Reset,
 }
 
 /// WebSocket and the like: both ends are joined byte by byte; nothing inside is read or paid for (R35).
 fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Response<Relay>) -> AgentAnswer {
-    let (Some(agents_end), Some(mut site)) = (agents_end, response.body().switched()) else {
+    let (Some(agents_end), Some((site, reset))) = (agents_end, response.body().switched()) else {
         let detail = "The site switched protocols without being asked. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     };
     hop::strip_response(response.headers_mut(), Version::HTTP_11, Upgrading::Yes);
     let (stop, drain) = (context.stop.clone(), context.traffic.drain);
     context.tasks.spawn(async move {
-        let Some(mut agent) = agents_end.upgrade.await else {
+        let Some(agent) = agents_end.upgrade.await else {
             return;
         };
+        let mut agent = Telling::new(agent, reset);
+        let mut site = Telling::new(site, agents_end.reset);
         // No more requests on this connection: only idleness ends it.
         let _serving = agents_end.serving;
         let joined = tokio::io::copy_bidirectional(&mut agent, &mut site);

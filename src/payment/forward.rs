@@ -28,14 +28,14 @@ pub(super) fn outgoing<B>(
     upgrading: Upgrading,
 ) -> Result<(Parts, B), Problem> {
     let (mut head, body) = request.into_parts();
+    let persistence = Persistence::said(head.version, &head.headers);
     hop::strip_request(&mut head.headers, head.version, upgrading);
     if let Some(via) = via {
         via.add(&mut head.headers, head.version);
     }
     head.uri = target(origin, &head)?;
-    if head.version < Version::HTTP_2 {
-        // The version concerns one hop only (RFC 9110 §2.5), and HTTP/1.1 requires a host.
-        head.version = Version::HTTP_11;
+    if head.version == Version::HTTP_11 {
+        // It requires a host.
         if !head.headers.contains_key(HOST)
             && let Ok(host) = HeaderValue::try_from(origin.host_field())
         {
@@ -43,6 +43,12 @@ pub(super) fn outgoing<B>(
         }
     }
     head.extensions = as_written(head.extensions);
+    if head.version == Version::HTTP_10
+        && let Some(persistence) = persistence
+    {
+        // The site must know whether the agent of an old version wants the connection to stay.
+        head.extensions.insert(persistence);
+    }
     Ok((head, body))
 }
 
@@ -61,15 +67,15 @@ fn as_written(mut arrived: Extensions) -> Extensions {
     kept
 }
 
-/// Informational answers go to the agent as they come. `100 Continue` concerns our own upload, which it lets begin: the
-/// agent gets one of ours when its body is wanted.
+/// Informational answers go to the agent as they come. `100 Continue` also lets our own upload begin, with what the agent
+/// then sends.
 pub(super) fn interims(agent: Exchange, invited: Option<BufferedBody>) -> Interims {
     Interims::new(move |mut interim| {
-        if interim.status() != StatusCode::CONTINUE {
-            hop::strip_response(interim.headers_mut(), Version::HTTP_11, Upgrading::No);
-            agent.inform(interim);
-        } else if let Some(body) = &invited {
-            body.invite();
+        let is_invitation = interim.status() == StatusCode::CONTINUE;
+        hop::strip_response(interim.headers_mut(), Version::HTTP_11, Upgrading::No);
+        agent.inform(interim);
+        if is_invitation && let Some(body) = &invited {
+            body.open();
         }
     })
 }
@@ -99,12 +105,12 @@ pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) ->
     let (on_h2, in_time) = (body.clone(), body.clone());
     hyper::ext::on_informational(&mut request, move |interim| {
         if interim.status() == StatusCode::CONTINUE {
-            on_h2.invite();
+            on_h2.open();
         }
     });
     tokio::spawn(async move {
         tokio::time::sleep(CONTINUE_WAIT).await;
-        in_time.invite();
+        in_time.open();
     });
     request
 }

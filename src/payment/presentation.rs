@@ -20,6 +20,7 @@ use bursar_core::challenge::mpp::Statement;
 use bursar_core::challenge::receipt::{self, Receipt};
 use bursar_core::challenge::{Protocol, Rail};
 use bursar_core::decode::{self, Coding};
+use bursar_core::h1::Lines;
 use bursar_core::hop::Presented;
 use bursar_core::money::MicroUsd;
 use bursar_ledger::{Ledger, LedgerError, Outcome, PaymentId, Reason, Source};
@@ -113,6 +114,9 @@ impl Presentation {
         self.record(outcome).await;
         strip(&mut response);
         let echoes = self.presented.remove_echoes(response.headers_mut());
+        if let Some(lines) = response.extensions_mut().get_mut::<Lines>() {
+            *lines = lines.fields_only();
+        }
         if echoes > 0 {
             tracing::warn!(
                 payment = %self.rid, merchant = %self.lane.origin().authority.host, echoes,

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::config::approval::Backend;
 use crate::listen::seat::{Seat, Seated};
 use crate::listen::{Proxy, proxy};
+use bursar_net::reset::{Accepted, Reset};
 use bursar_net::socket;
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (R229).
@@ -84,12 +85,13 @@ async fn agent_connection(
     peer: SocketAddr,
     acceptor: Option<TlsAcceptor>,
 ) {
+    let reset = Reset::default();
     let stream = match socket::prepare(&stream) {
-        Ok(()) => Seated::new(stream, seat.clone()),
+        Ok(()) => Seated::new(Accepted::new(stream, reset.clone()), seat.clone()),
         Err(error) => return tracing::debug!(%error, %peer, "connection lost at once"),
     };
     let Some(acceptor) = acceptor else {
-        return proxy::serve(proxy, stream, seat, peer).await;
+        return proxy::serve(proxy, stream, seat, peer, reset).await;
     };
     let handshake = timeout(proxy.timeouts.hello, acceptor.accept(stream));
     let shaken = tokio::select! {
@@ -97,7 +99,7 @@ async fn agent_connection(
         () = proxy.context.stop.cancelled() => return,
     };
     match shaken {
-        Ok(Ok(stream)) => proxy::serve(proxy, stream, seat, peer).await,
+        Ok(Ok(stream)) => proxy::serve(proxy, stream, seat, peer, reset).await,
         Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS on the TLS listener"),
         Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
     }

@@ -68,6 +68,7 @@ pub mod idle;
 mod names;
 pub mod oauth;
 pub mod post;
+pub mod reset;
 pub mod shares;
 pub mod socket;
 pub mod splice;

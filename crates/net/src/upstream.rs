@@ -27,7 +27,7 @@ use bursar_core::host::Authority;
 use connection::Connection;
 use h2::Line;
 pub use h2::Received;
-pub use lane::{Lane, SendError, stream};
+pub use lane::{Lane, SendError, ends_connection, stream};
 use pool::{Kept, Pool};
 pub use socket::Socket;
 
@@ -260,15 +260,16 @@ impl Upstreams {
 
     async fn dial(&self, key: &Key, checked: &Checked) -> Result<Kept, UpstreamError> {
         let (stream, address) = self.dial_socket(&key.agent, checked).await?;
+        let reset = stream.reset();
         match (key.origin.scheme, key.offer) {
             // Without TLS nothing is negotiated: who offers HTTP/2 alone knows that the site speaks it (RFC 9113 §3.3).
             (Scheme::Http, AlpnOffer::Http2) => Ok(Kept::H2(line(stream, address).await?)),
-            (Scheme::Http, _) => Ok(Kept::H1(Connection::new(stream, address))),
+            (Scheme::Http, _) => Ok(Kept::H1(Connection::new(stream, address, reset))),
             (Scheme::Https, offer) => {
                 let host = &key.origin.authority.host;
                 match self.tls_of(&key.agent).connect(stream, host, offer).await? {
                     (stream, Alpn::Http2) => Ok(Kept::H2(line(stream, address).await?)),
-                    (stream, Alpn::Http1 | Alpn::Absent) => Ok(Kept::H1(Connection::new(stream, address))),
+                    (stream, Alpn::Http1 | Alpn::Absent) => Ok(Kept::H1(Connection::new(stream, address, reset))),
                 }
             }
         }

@@ -192,7 +192,7 @@ impl Decoder {
                     self.state = State::Done;
                     let (trailers, lines) = Lines::parse(&block, self.from)?;
                     if !trailers.is_empty() {
-                        return Ok(Decoded::Trailers(trailers, lines));
+                        return Ok(Decoded::Trailers(trailers, lines.fields_only()));
                     }
                 }
             }

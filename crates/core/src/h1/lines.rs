@@ -15,11 +15,17 @@ pub struct Lines {
 
 #[derive(Clone, Debug)]
 struct Line {
+    /// `None`: it is no field, and stays as it is.
+    field: Option<Field>,
+    /// From the name to the end of the value, folds included.
+    raw: Bytes,
+}
+
+#[derive(Clone, Debug)]
+struct Field {
     name: HeaderName,
     /// As the map has it.
     value: HeaderValue,
-    /// From the name to the end of the value, folds included.
-    raw: Bytes,
     /// How many lines with this name come before it.
     nth: u16,
 }
@@ -40,22 +46,37 @@ impl Lines {
         let mut at = 0;
         while let Some((raw, next)) = logical_line(block, at, from)? {
             at = next;
-            let Some((name, value)) = field(&raw, from)? else {
-                continue;
-            };
+            let found = field(&raw, from)?;
             let raw = without_bare_returns(raw);
+            if found.is_none() && !is_harmless(&raw) {
+                continue;
+            }
             if lines.len() == MOST_FIELDS {
                 return Err(Malformed::TooManyFields);
             }
+            let Some((name, value)) = found else {
+                lines.push(Line { field: None, raw });
+                continue;
+            };
             let nth = match headers.contains_key(&name) {
                 true => headers.get_all(&name).iter().count(),
                 false => 0,
             };
             headers.append(name.clone(), value.clone());
             let nth = u16::try_from(nth).unwrap_or(u16::MAX);
-            lines.push(Line { name, value, raw, nth });
+            let field = Some(Field { name, value, nth });
+            lines.push(Line { field, raw });
         }
         Ok((headers, Self { lines: lines.into() }))
+    }
+
+    /// Without the lines that are no fields, in which nobody has looked for anything.
+    #[must_use]
+    pub fn fields_only(&self) -> Self {
+        let fields = self.lines.iter().filter(|line| line.field.is_some());
+        Self {
+            lines: fields.cloned().collect(),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -69,23 +90,28 @@ impl Lines {
     /// Writes what `headers` holds, in the order and with the bytes of these lines as far as they are still true.
     pub(super) fn write(&self, headers: &HeaderMap, hop: Option<&Hop>, placed: &mut Placed, out: &mut BytesMut) {
         let mut written = 0;
-        for line in self.lines.iter() {
+        for Line { field, raw } in self.lines.iter() {
+            let Some(Field { name, value, nth }) = field else {
+                out.extend_from_slice(raw);
+                out.extend_from_slice(b"\r\n");
+                continue;
+            };
             if let Some(hop) = hop
-                && hop.replaces(&line.name)
+                && hop.replaces(name)
             {
-                hop.write_at(&line.name, &line.raw, placed, out);
+                hop.write_at(name, raw, placed, out);
                 continue;
             }
-            let current = match line.nth {
-                0 => headers.get(&line.name),
-                nth => headers.get_all(&line.name).iter().nth(usize::from(nth)),
+            let current = match *nth {
+                0 => headers.get(name),
+                nth => headers.get_all(name).iter().nth(usize::from(nth)),
             };
             let Some(current) = current else { continue };
             written += 1;
-            if *current == line.value {
-                out.extend_from_slice(&line.raw);
+            if current == value {
+                out.extend_from_slice(raw);
             } else {
-                let name = line.raw.get(..line.name.as_str().len()).unwrap_or_default();
+                let name = raw.get(..name.as_str().len()).unwrap_or_default();
                 out.extend_from_slice(name);
                 out.extend_from_slice(b": ");
                 out.extend_from_slice(current.as_bytes());
@@ -103,7 +129,8 @@ impl Lines {
             if hop.is_some_and(|hop| hop.replaces(name)) {
                 continue;
             }
-            let lines = self.lines.iter().filter(|line| line.name == *name).count();
+            let fields = self.lines.iter().filter_map(|line| line.field.as_ref());
+            let lines = fields.filter(|field| field.name == *name).count();
             for value in headers.get_all(name).iter().skip(lines) {
                 write_field(name, value, out);
             }
@@ -155,7 +182,7 @@ pub(super) fn line_end(block: &[u8], at: usize) -> (usize, usize) {
     (if bare { end - 1 } else { end }, end + 1)
 }
 
-/// `None`: a line that no client reads as a field, in an answer.
+/// `None`: a line that is no field, in an answer.
 fn field(raw: &Bytes, from: From) -> Result<Option<(HeaderName, HeaderValue)>, Malformed> {
     let tolerant = from == From::Site;
     let Some(colon) = memchr::memchr(b':', raw) else {
@@ -187,6 +214,32 @@ fn field(raw: &Bytes, from: From) -> Result<Option<(HeaderName, HeaderValue)>, M
         }
         Err(_) => Err(Malformed::FieldValue),
     }
+}
+
+/// Whether no reader, however lenient, takes a line that is no field for what only bursar may say, for framing, or for
+/// a part of the line before it.
+fn is_harmless(raw: &Bytes) -> bool {
+    const NOT_THE_SITES: [&[u8]; 5] = [
+        b"bursar-",
+        b"proxy-status",
+        b"connection",
+        b"transfer-encoding",
+        b"content-length",
+    ];
+    let begins_like_ours = |line: &[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let token = name.iter().filter(|byte| HeaderName::from_bytes(&[**byte]).is_ok());
+        let token: Vec<u8> = token
+            .map(|byte| match byte {
+                b'_' => b'-',
+                byte => byte.to_ascii_lowercase(),
+            })
+            .collect();
+        NOT_THE_SITES.iter().any(|ours| token.starts_with(ours))
+    };
+    let is_field_now = !matches!(field(raw, From::Site), Ok(None));
+    let continues = matches!(raw.first(), None | Some(b' ' | b'\t'));
+    !is_field_now && !continues && !raw.split(|byte| *byte == b'\n').any(begins_like_ours)
 }
 
 /// Some readers take a CR alone for the end of a line, and would see a field that we did not.

@@ -18,6 +18,7 @@ use super::{BoxError, SiteBody, SiteError, Uploading};
 use crate::h1::upgrade::Upgraded;
 use crate::h1::{BodyError, Ending};
 use crate::idle::{Serving, Written};
+use crate::reset::Reset;
 use bursar_core::h1::{self, Lines};
 use bursar_core::hop::{self, Presented};
 
@@ -199,7 +200,7 @@ impl Relay {
     }
 
     /// What the site's connection has become, after `101 Switching Protocols`. The first caller gets it.
-    pub fn switched(&self) -> Option<Upgraded> {
+    pub fn switched(&self) -> Option<(Upgraded, Reset)> {
         self.rest.switched()
     }
 

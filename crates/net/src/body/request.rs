@@ -37,7 +37,9 @@ struct State {
     hold: Hold,
     /// The site's response has ended, or is no longer read.
     answered: bool,
-    /// The site has rejected the request, so it does not get the rest of the upload after its response.
+    /// The site ends the connection after its response.
+    closes: bool,
+    /// The site does not get the rest of the upload after its response.
     refused: bool,
     /// Wakes the first sending when something changes.
     first: Option<Waker>,
@@ -88,7 +90,8 @@ pub enum NotReplayable {
 }
 
 impl BufferedBody {
-    /// With `expects` (`Expect: 100-continue`), the agent is not asked for any byte before [`BufferedBody::invite`].
+    /// With `expects` (`Expect: 100-continue`), no byte is read before [`BufferedBody::open`], and the agent is not asked
+    /// for any, unless the whole body is needed here.
     pub fn new(source: AgentBody, expects: bool, budget: AgentBudget) -> Self {
         let declared = source.size_hint().lower();
         let kept = Kept::new(budget, source.size_hint().exact());
@@ -111,6 +114,7 @@ impl BufferedBody {
             whole,
             hold: if expects { Hold::Invitation } else { Hold::None },
             answered: false,
+            closes: false,
             refused: false,
             first: None,
             progress,
@@ -130,26 +134,32 @@ impl BufferedBody {
         lock(&self.0).progress.clone()
     }
 
-    /// Starts an upload that waits for `100 Continue`.
-    pub fn invite(&self) {
-        lock(&self.0).change(Hold::Invitation, Hold::None);
+    /// Starts an upload that waits for `100 Continue`: the site has said so, or takes too long to say anything.
+    pub fn open(&self) {
+        lock(&self.0).open();
     }
 
-    /// The site's response has begun: an upload that was not invited by now will not be. A site that rejected the
-    /// request does not get the rest of the upload after its response; one that answered with a success may still be
-    /// reading (RFC 9112 §9.3). After a 402 this stays undecided until [`BufferedBody::refused`], since the replay
-    /// needs the rest.
-    pub fn answered(&self, status: StatusCode) -> Uploading {
+    /// The site's response has begun. It may go on reading the upload, and gets the rest of it as it comes
+    /// (RFC 9112 §9.3), unless it has rejected the request and `closes` the connection, or rejected it before it had
+    /// asked for the upload. After a 402 this stays undecided until [`BufferedBody::refused`], since the replay needs
+    /// the rest.
+    pub fn answered(&self, status: StatusCode, closes: bool) -> Uploading {
         let mut state = lock(&self.0);
+        if status.is_success() {
+            state.open();
+        }
         state.change(Hold::Invitation, Hold::Uninvited);
-        state.refused = !status.is_success() && status != StatusCode::PAYMENT_REQUIRED;
+        state.closes = closes;
+        state.refused = closes && !status.is_success() && status != StatusCode::PAYMENT_REQUIRED;
         Uploading(self.0.clone())
     }
 
-    /// The 402 is passed on: the rest of the upload is not needed once the response has ended.
+    /// The 402 is passed on.
     pub fn refused(&self) {
         let mut state = lock(&self.0);
-        state.refused = true;
+        // What was taken for a replay is not there to be sent.
+        state.refused = state.closes || state.hold != Hold::None;
+        state.progress.wanted.store(!state.refused, Ordering::Relaxed);
         state.let_go();
     }
 
@@ -159,6 +169,7 @@ impl BufferedBody {
         {
             let mut state = lock(&self.0);
             state.collected = state.whole == Whole::Streaming;
+            state.invite();
         }
         let replay = self.read_rest().await?;
         lock(&self.0).put_ahead(&replay);
@@ -172,6 +183,7 @@ impl BufferedBody {
             let mut state = lock(&self.0);
             if state.whole == Whole::Streaming {
                 state.hold = Hold::Taken;
+                state.invite();
             }
         }
         self.read_rest().await
@@ -271,6 +283,22 @@ impl State {
         }
     }
 
+    fn open(&mut self) {
+        if self.hold == Hold::Invitation {
+            if let Some(source) = &self.source {
+                source.exchange().open();
+            }
+            self.change(Hold::Invitation, Hold::None);
+        }
+    }
+
+    /// We need all of it now.
+    fn invite(&self) {
+        if let Some(source) = &self.source {
+            source.exchange().invite();
+        }
+    }
+
     fn change(&mut self, from: Hold, to: Hold) {
         if self.hold == from {
             self.hold = to;
@@ -346,6 +374,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 pub struct Progress {
     parts: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
+    wanted: Arc<AtomicBool>,
 }
 
 impl Progress {
@@ -358,6 +387,15 @@ impl Progress {
 
     pub fn parts(&self) -> u64 {
         self.parts.load(Ordering::Relaxed)
+    }
+
+    /// Whether the site gets the rest of the upload also after its response.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn want(&self, wanted: bool) {
+        self.wanted.store(wanted, Ordering::Relaxed);
     }
 
     pub fn is_over(&self) -> bool {

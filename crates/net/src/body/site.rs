@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::h1::client::Answer;
 use crate::h1::upgrade::Upgraded;
 use crate::h1::{BodyError, Ending};
+use crate::reset::Reset;
 use crate::upstream::Received;
 use bursar_core::h1::Lines;
 
@@ -53,7 +54,7 @@ impl SiteBody {
     }
 
     /// What the connection has become after `101 Switching Protocols`.
-    pub fn switched(&self) -> Option<Upgraded> {
+    pub fn switched(&self) -> Option<(Upgraded, Reset)> {
         match self {
             Self::H1(answer) => answer.switched(),
             Self::H2(_) => None,

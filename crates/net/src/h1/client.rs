@@ -7,19 +7,23 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderMap, Request, Response, Version};
 use http_body::Body;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use super::{Ending, Filled, Interims, Stream, TrailerLines, Wire};
 use crate::body::BoxError;
 use crate::fault::in_words;
-use bursar_core::h1::{Hop, Length, Malformed, request_length, response_length, write_request};
+use crate::reset::Reset;
+use bursar_core::h1::{Hop, Length, Malformed, Persistence, request_length, response_length, write_request};
 
 pub use answer::Answer;
 use reading::Reading;
@@ -30,6 +34,9 @@ mod reading;
 #[cfg(test)]
 mod tests;
 mod upload;
+
+/// How long a site that has rejected a request may leave the rest of its upload unread.
+const UNREAD: Duration = Duration::from_secs(1);
 
 /// A connection to a site.
 pub struct Connection {
@@ -117,9 +124,14 @@ pub enum SendError<B> {
 
 impl Connection {
     pub fn new(stream: impl Stream + 'static) -> Self {
+        Self::resetting(stream, Reset::default())
+    }
+
+    /// `reset` is the handle of the socket below.
+    pub fn resetting(stream: impl Stream + 'static, reset: Reset) -> Self {
         Self {
             line: Arc::new(Mutex::new(Line {
-                wire: Wire::new(stream),
+                wire: Wire::new(stream).resetting(reset),
                 stage: Stage::Idle,
                 persists: true,
                 uploading: None,
@@ -152,7 +164,11 @@ impl Connection {
             line.stage = Stage::Exchange;
             let hop = Hop {
                 framing,
-                connection: None,
+                connection: head
+                    .extensions
+                    .get()
+                    .copied()
+                    .filter(|said| *said == Persistence::KeepAlive),
             };
             write_request(&head, hop, line.wire.output());
         }
@@ -169,14 +185,16 @@ impl Connection {
             SendError::Sent(Fault::Malformed(error))
         })?;
         let switches = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-        let has_end = length != Length::UntilClose && !switches;
+        // An old client that did not ask for it to stay does not expect it to.
+        let asked = head.version != Version::HTTP_10 || head.extensions.get() == Some(&Persistence::KeepAlive);
+        let has_end = length != Length::UntilClose && !switches && asked;
         lock(&self.line).persists = has_end && !unwritten && says_it_persists(&response);
         if let Some(upload) = upload {
             if switches {
                 lock(&self.line).end();
                 return Err(SendError::Sent(Fault::SwitchedEarly));
             }
-            self.go_on(upload);
+            self.go_on(upload, response.status().is_success());
         }
         Ok(response.map(|()| Answer::new(self.line.clone(), length)))
     }
@@ -215,8 +233,9 @@ impl Connection {
         reading.poll(&self.line, cx)
     }
 
-    /// The rest of an upload whose answer has begun.
-    fn go_on<B>(&self, mut upload: Upload<B>)
+    /// The rest of an upload whose answer has begun. A site that has agreed may read it whenever it likes. One that has
+    /// not, and reads no more, does not get it: the agent may have to be rid of it before it reads the answer (R228).
+    fn go_on<B>(&self, mut upload: Upload<B>, agreed: bool)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -225,7 +244,19 @@ impl Connection {
         let mut ours = lock(&self.line);
         let line = self.line.clone();
         let task = tokio::spawn(async move {
-            let sent = poll_fn(|cx| upload.poll(&line, cx)).await;
+            let sent = {
+                let mut sending = pin!(poll_fn(|cx| upload.poll(&line, cx)));
+                loop {
+                    let before = lock(&line).wire.sent();
+                    match timeout(UNREAD, sending.as_mut()).await {
+                        Ok(sent) => break sent,
+                        Err(_) if !agreed && lock(&line).wire.is_stuck_since(before) => {
+                            break Err(Stopped::Site(io::ErrorKind::TimedOut.into()));
+                        }
+                        Err(_) => {}
+                    }
+                }
+            };
             drop(upload);
             if let Err(Stopped::Source(_)) = sent {
                 // The site must not wait for the rest, nor take what it has for all of it. Its answer may go on.

@@ -109,7 +109,6 @@ impl Body for Incoming {
         }
         let shared = this.wire.clone();
         let mut wire = shared.lock();
-        wire.invite();
         loop {
             let found = match this.decoder.decode(&mut wire.input) {
                 Ok(found) => found,

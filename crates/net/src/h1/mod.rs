@@ -25,7 +25,7 @@ pub enum Ending {
 }
 
 impl Ending {
-    fn of(error: &std::io::Error) -> Self {
+    pub(crate) fn of(error: &std::io::Error) -> Self {
         match error.kind() {
             // What rustls says if `close_notify` is missing.
             std::io::ErrorKind::UnexpectedEof => Self::Bare,

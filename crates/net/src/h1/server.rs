@@ -19,6 +19,7 @@ use super::wire::{Agent, Discarded};
 use super::{Ending, Filled, Incoming, Shared, Stream, TrailerLines, Wire};
 use crate::body::{AgentBody, AnswerBody};
 use crate::idle::{Busy, Serving};
+use crate::reset::Reset;
 use crate::upstream::HEAD_BYTES;
 use bursar_core::h1::{self, Length, Malformed, Persistence, Scan};
 use bursar_core::hop;
@@ -46,6 +47,16 @@ pub trait Service: Sync {
 
     /// Resolves when a connection that rests is to end: the program stops.
     fn stopped(&self) -> impl Future<Output = ()> + Send;
+
+    /// The handle of the agent's socket.
+    fn reset(&self) -> Reset {
+        Reset::default()
+    }
+
+    /// Whether nothing but a reset tells the agent that an answer was cut, as TLS would.
+    fn is_plain(&self) -> bool {
+        false
+    }
 
     /// Resolves when the site has closed its end while the connection rests.
     fn site_closed(&self) -> impl Future<Output = ()> + Send {
@@ -83,7 +94,7 @@ pub enum Served {
 
 /// Serves a connection until it ends or becomes something else.
 pub async fn serve<S: Service>(stream: impl Stream, busy: &Busy, service: &S) -> Served {
-    let shared = Shared::new(Wire::new(stream));
+    let shared = Shared::new(Wire::new(stream).resetting(service.reset()));
     let mut stopped = pin!(service.stopped());
     loop {
         let next = next_head(&shared, stopped.as_mut(), service).await;
@@ -201,8 +212,16 @@ async fn exchange<S: Service>(
             close(shared).await;
             After::Over
         }
-        Sent::Cut => {
+        Sent::Cut if service.is_plain() => {
+            shared.lock().break_off();
+            After::Over
+        }
+        Sent::Cut | Sent::Gone => {
             shared.lock().cut();
+            After::Over
+        }
+        Sent::Broken => {
+            shared.lock().break_off();
             After::Over
         }
     }

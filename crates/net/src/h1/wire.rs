@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::Ending;
 use super::upgrade::Upgrade;
 use crate::idle::{Rewind, Serving};
+use crate::reset::Reset;
 use bursar_core::h1::Decoder;
 
 /// Room for one read: heads and small bodies first, more while reads fill it.
@@ -65,6 +66,7 @@ pub struct Wire {
     /// The connection's loop, while it waits for something that a body or another task does.
     owner: Option<Waker>,
     pub(super) agent: Agent,
+    reset: Reset,
 }
 
 /// What has become of the body of the message that was read last.
@@ -105,7 +107,19 @@ impl Wire {
             body: Body::Read,
             owner: None,
             agent: Agent::default(),
+            reset: Reset::default(),
         }
+    }
+
+    /// `reset` is the handle of the socket below.
+    #[must_use]
+    pub fn resetting(self, reset: Reset) -> Self {
+        Self { reset, ..self }
+    }
+
+    /// For a connection that goes on as another protocol.
+    pub(super) fn reset(&self) -> Reset {
+        self.reset.clone()
     }
 
     /// Reads once.
@@ -215,6 +229,16 @@ impl Wire {
         self.output.len() >= MOST || self.output.queue.len() >= SLICES - 2
     }
 
+    /// How many bytes the stream has taken.
+    pub(super) const fn sent(&self) -> u64 {
+        self.output.sent
+    }
+
+    /// Whether something waits to be sent, and nothing was since `sent` bytes were.
+    pub(super) const fn is_stuck_since(&self, sent: u64) -> bool {
+        self.output.due && self.output.sent == sent
+    }
+
     /// Hands everything over to the kernel.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.output.due {
@@ -251,6 +275,12 @@ impl Wire {
         self.wake_owner();
     }
 
+    /// Ends the connection as one that is broken, so that nobody takes what it carried for whole.
+    pub(super) fn break_off(&mut self) {
+        self.reset.on_close();
+        self.cut();
+    }
+
     /// Gives memory back; called while the connection rests.
     pub fn rest(&mut self) {
         self.room = LEAST;
@@ -260,6 +290,7 @@ impl Wire {
         if self.output.len() == 0 && self.output.small.capacity() > 0 {
             self.output = Output {
                 due: self.output.due,
+                sent: self.output.sent,
                 ..Output::default()
             };
         }
@@ -337,9 +368,10 @@ impl Wire {
         }
     }
 
-    /// Somebody wants the body, for which the agent waits to be asked.
+    /// We need the body, for which the agent waits to be asked, before the site has asked for it.
     pub(super) fn invite(&mut self) {
         if std::mem::take(&mut self.agent.waits) {
+            self.agent.was_invited = true;
             self.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.wake_owner();
         }
@@ -349,8 +381,10 @@ impl Wire {
 /// What an exchange has agreed on with the agent at the other end of the wire.
 #[derive(Default)]
 pub(super) struct Agent {
-    /// It waits for `100 Continue`, which it gets when its body is first wanted.
+    /// It waits for `100 Continue`, and nobody reads its body.
     pub(super) waits: bool,
+    /// It has had a `100 Continue` of ours: the site's would be a second one.
+    pub(super) was_invited: bool,
     /// It may get informational answers.
     pub(super) informs: bool,
     /// How many need it to be there in both directions.
@@ -375,6 +409,7 @@ struct Output {
     small: BytesMut,
     /// Something was written that the stream may not have flushed.
     due: bool,
+    sent: u64,
 }
 
 impl Output {
@@ -401,6 +436,7 @@ impl Output {
     }
 
     fn advance(&mut self, mut count: usize) {
+        self.sent += count as u64;
         while let Some(first) = self.queue.front_mut() {
             if count < first.len() {
                 return first.advance(count);

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::body::{Progress, RequestBody, SiteBody};
 use crate::h1::Stream;
 use crate::h1::client::{self, Fault};
+use crate::reset::Reset;
 
 /// A connection that carries one request at a time.
 pub(super) struct Connection {
@@ -42,9 +43,9 @@ pub(super) enum Failed {
 }
 
 impl Connection {
-    pub(super) fn new(stream: impl Stream, address: SocketAddr) -> Self {
+    pub(super) fn new(stream: impl Stream, address: SocketAddr, reset: Reset) -> Self {
         Self {
-            line: client::Connection::new(stream),
+            line: client::Connection::resetting(stream, reset),
             address,
             use_so_far: Use::Nothing,
             is_bound: false,
@@ -85,9 +86,8 @@ impl Connection {
 /// A connection while it carries an exchange.
 pub(super) struct Carrier {
     pub(super) connection: Option<Connection>,
+    /// The site may still be reading the upload after its response is complete.
     pub(super) progress: Progress,
-    /// The status was a success, so the site may still be reading the upload after its response is complete.
-    pub(super) wanted: bool,
 }
 
 impl Carrier {
@@ -103,7 +103,7 @@ impl Drop for Carrier {
         // The upload would go on waiting for a site that no longer reads.
         if let Some(connection) = &self.connection
             && !self.progress.is_over()
-            && !self.wanted
+            && !self.progress.is_wanted()
         {
             connection.cut();
         }

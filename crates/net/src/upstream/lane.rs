@@ -17,6 +17,7 @@ use super::{HEAD_FIELDS, Key, Origin, UpstreamError, Upstreams, Version, bound};
 use crate::body::{AnswerBody, Framing, Progress, Relay, RequestBody, SiteBody};
 use crate::dial::{Checked, DialError};
 use bursar_core::agent_name::AgentName;
+use bursar_core::h1::Persistence;
 
 /// After this time a name is looked up again for a new connection (threat 2.2: never within one exchange).
 const NAME_AGE: Duration = Duration::from_secs(30);
@@ -301,10 +302,11 @@ impl Lane {
             StatusCode::SWITCHING_PROTOCOLS => None,
             status => {
                 let own = self.own.clone();
+                let goes_on = !ends_connection(&response) && status != StatusCode::PAYMENT_REQUIRED;
+                progress.want(status.is_success() || goes_on);
                 let carrier = Carrier {
                     connection: Some(connection),
                     progress: progress.clone(),
-                    wanted: status.is_success(),
                 };
                 Some(Box::new(move || {
                     if let Some(connection) = carrier.free() {
@@ -335,6 +337,13 @@ impl SendError {
             Self::Unsent(error) | Self::Sent(error) => error,
         }
     }
+}
+
+/// Whether the site ends its connection after this response.
+pub fn ends_connection<B>(response: &Response<B>) -> bool {
+    response.version() < http::Version::HTTP_2
+        && (Framing::of(response) == Framing::UntilClose
+            || Persistence::said(response.version(), response.headers()) == Some(Persistence::Close))
 }
 
 fn is_repeatable(request: &Request<RequestBody>) -> bool {

@@ -6,17 +6,33 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::dial::Stream;
+use crate::reset::Reset;
 use crate::shares::Share;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub struct Socket {
     stream: Stream,
+    reset: Reset,
     _share: Share,
 }
 
 impl Socket {
-    pub(super) const fn new(stream: Stream, share: Share) -> Self {
-        Self { stream, _share: share }
+    pub(super) fn new(stream: Stream, share: Share) -> Self {
+        Self {
+            stream,
+            reset: Reset::default(),
+            _share: share,
+        }
+    }
+
+    pub fn reset(&self) -> Reset {
+        self.reset.clone()
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.reset.apply(self.stream.socket());
     }
 }
 

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::{Line, lock};
 use crate::h1::upgrade::Upgraded;
 use crate::h1::{BodyError, Ending, Filled};
+use crate::reset::Reset;
 use bursar_core::h1::{Decoded, Decoder, Length, Lines};
 
 /// Bytes leave the connection's buffer without being copied. If it is dropped before its end, the connection carries
@@ -59,9 +60,11 @@ impl Answer {
         self.trailer_lines.as_ref()
     }
 
-    /// After `101 Switching Protocols`: the stream, beginning with what the site has sent already.
-    pub fn switched(&self) -> Option<Upgraded> {
-        lock(&self.line).wire.take_stream()
+    /// After `101 Switching Protocols`: the stream, beginning with what the site has sent already, and the handle of the
+    /// socket below it.
+    pub fn switched(&self) -> Option<(Upgraded, Reset)> {
+        let wire = &mut lock(&self.line).wire;
+        Some((wire.take_stream()?, wire.reset()))
     }
 
     fn finish(&mut self) {

@@ -1,9 +1,10 @@
 //! What an exchange may do with its agent besides answering it.
 
-use http::{Response, Version};
+use http::{Response, StatusCode, Version};
 
 use crate::h1::Shared;
 use crate::h1::upgrade::{self, OnUpgrade};
+use crate::reset::Reset;
 use bursar_core::h1::{self, Hop, Length};
 
 /// The agent of one exchange. Cheap to clone; does nothing on HTTP/2, whose connection hyper serves.
@@ -30,9 +31,25 @@ impl Exchange {
             connection: None,
         };
         let mut wire = wire.lock();
-        if wire.agent.informs {
+        let says_again = head.status == StatusCode::CONTINUE && wire.agent.was_invited;
+        if wire.agent.informs && !says_again {
             h1::write_response(&head, hop, wire.output());
             wire.wake_owner();
+        }
+    }
+
+    /// Asks an agent for its upload that waits for `100 Continue`. For a body that bursar itself needs; who reads it for
+    /// the site leaves that word to the site, and calls [`Exchange::open`].
+    pub fn invite(&self) {
+        if let Some(wire) = &self.0 {
+            wire.lock().invite();
+        }
+    }
+
+    /// The upload is read whenever it comes.
+    pub fn open(&self) {
+        if let Some(wire) = &self.0 {
+            wire.lock().agent.waits = false;
         }
     }
 
@@ -48,6 +65,11 @@ impl Exchange {
             wire.lock().agent.needed += 1;
         }
         Presence(self.clone())
+    }
+
+    /// The handle of the agent's socket.
+    pub fn reset(&self) -> Reset {
+        self.0.as_ref().map(|wire| wire.lock().reset()).unwrap_or_default()
     }
 
     /// The connection, once a 101 was sent on it; `None` where there can be none.

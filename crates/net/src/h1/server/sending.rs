@@ -21,8 +21,11 @@ pub(super) enum Sent {
     Whole,
     /// All of it, or as much as the site gave before it ended its connection in order: the agent's ends like that too.
     Last,
-    /// The agent is gone, or the site broke off: the connection ends without a word.
+    /// The site ended its connection too early, and without a word.
     Cut,
+    /// The site broke off, or went silent.
+    Broken,
+    Gone,
 }
 
 /// `keep`: whether the connection may go on as far as the agent and the service are concerned.
@@ -34,9 +37,9 @@ pub(super) async fn send(
     keep: bool,
 ) -> Sent {
     let (mut head, body) = response.into_parts();
-    let framing = framing(method, version, &head, &body);
+    let framing = framing(method, &head, &body);
     let site = head.extensions.get::<Persistence>().copied();
-    // HTTP/1.0 knows no chunks.
+    // HTTP/1.0 has no chunks.
     if head.version != Version::HTTP_10 || framing == Length::Chunked {
         head.version = Version::HTTP_11;
     }
@@ -73,13 +76,15 @@ pub(super) async fn send(
     match end {
         End::Whole if keep => Sent::Whole,
         End::Whole | End::Site(Ending::Clean) => Sent::Last,
-        End::Gone | End::Site(_) => Sent::Cut,
+        End::Site(Ending::Bare) => Sent::Cut,
+        End::Site(Ending::Broken) => Sent::Broken,
+        End::Gone => Sent::Gone,
     }
 }
 
 /// How the body is sent. What the site said about its length stays; a body without a length is cut in chunks if the site
-/// did so, and ends with the connection if it did that, or if the agent knows no chunks.
-fn framing(method: &Method, version: Version, head: &response::Parts, body: &AnswerBody) -> Length {
+/// did so, and ends with the connection if it did that.
+fn framing(method: &Method, head: &response::Parts, body: &AnswerBody) -> Length {
     let status = head.status;
     let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     if bodiless || *method == Method::HEAD || (*method == Method::CONNECT && status.is_success()) {
@@ -92,8 +97,8 @@ fn framing(method: &Method, version: Version, head: &response::Parts, body: &Ans
     match (body.framing(), body.size_hint().exact()) {
         (Framing::UntilClose, _) => Length::UntilClose,
         (Framing::Own, Some(length)) => Length::Known(length),
-        (Framing::Own, None) if version == Version::HTTP_11 => Length::Chunked,
-        (Framing::Own, None) => Length::UntilClose,
+        // A site that sends chunks to an agent of HTTP/1.0 does so without us, too.
+        (Framing::Own, None) => Length::Chunked,
     }
 }
 

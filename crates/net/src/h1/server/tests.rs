@@ -57,6 +57,7 @@ impl Site {
             }
             _ => {}
         }
+        exchange.invite();
         let Ok(body) = body.collect().await else {
             return Response::builder().status(400).body(AnswerBody::empty()).unwrap();
         };

@@ -208,7 +208,7 @@ async fn after_101_the_stream_is_there_with_what_was_read_ahead() {
     let response = connection.send(get()).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert!(connection.is_closed(), "no request can follow");
-    let mut stream = response.body().switched().unwrap();
+    let (mut stream, _) = response.body().switched().unwrap();
     assert!(response.body().switched().is_none(), "it exists once");
     stream.write_all(b"second").await.unwrap();
     let mut seen = String::new();
