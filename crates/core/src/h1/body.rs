@@ -1,5 +1,7 @@
 //! Where bodies end: lengths, chunks, trailers.
 
+use std::fmt::Write;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -24,12 +26,16 @@ pub enum Length {
 }
 
 pub fn request_length<B>(request: &Request<B>) -> Result<Length, Malformed> {
-    let headers = request.headers();
+    head_length(request.version(), request.headers())
+}
+
+/// The same, of a request's head alone.
+pub fn head_length(version: Version, headers: &HeaderMap) -> Result<Length, Malformed> {
     match (codings(headers), content_length(headers)?) {
         (Codings::None, None) => Ok(Length::Empty),
         (Codings::None, Some(length)) => Ok(Length::Known(length)),
         (_, Some(_)) => Err(Malformed::TwoLengths),
-        (Codings::Chunked, None) if request.version() == Version::HTTP_11 => Ok(Length::Chunked),
+        (Codings::Chunked, None) if version == Version::HTTP_11 => Ok(Length::Chunked),
         (_, None) => Err(Malformed::TransferEncoding),
     }
 }
@@ -273,7 +279,8 @@ impl Encoder {
     /// Before a part of this many bytes, which must not be zero.
     pub fn begin(self, bytes: usize, out: &mut BytesMut) {
         if self.length == Length::Chunked {
-            out.extend_from_slice(format!("{bytes:x}\r\n").as_bytes());
+            // Writing to a buffer that grows cannot fail.
+            let _ = write!(out, "{bytes:x}\r\n");
         }
     }
 

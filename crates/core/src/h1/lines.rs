@@ -35,8 +35,9 @@ pub(super) enum From {
 impl Lines {
     /// Reads the lines of `block`: everything after the first line, up to and including the empty one.
     pub(super) fn parse(block: &Bytes, from: From) -> Result<(HeaderMap, Self), Malformed> {
-        let mut headers = HeaderMap::new();
-        let mut lines = Vec::with_capacity(16);
+        let count = memchr::memchr_iter(b'\n', block).count().min(MOST_FIELDS);
+        let mut headers = HeaderMap::with_capacity(count);
+        let mut lines = Vec::with_capacity(count);
         let mut at = 0;
         while let Some((raw, next)) = logical_line(block, at, from)? {
             at = next;
@@ -47,11 +48,10 @@ impl Lines {
             if lines.len() == MOST_FIELDS {
                 return Err(Malformed::TooManyFields);
             }
-            let nth = match headers.contains_key(&name) {
-                true => headers.get_all(&name).iter().count(),
+            let nth = match headers.append(name.clone(), value.clone()) {
+                true => headers.get_all(&name).iter().count() - 1,
                 false => 0,
             };
-            headers.append(name.clone(), value.clone());
             let nth = u16::try_from(nth).unwrap_or(u16::MAX);
             lines.push(Line { name, value, raw, nth });
         }
@@ -69,7 +69,11 @@ impl Lines {
     /// Writes what `headers` holds, in the order and with the bytes of these lines as far as they are still true.
     pub(super) fn write(&self, headers: &HeaderMap, hop: Option<&Hop>, placed: &mut Placed, out: &mut BytesMut) {
         let mut written = 0;
+        // Nearly always the map has the fields where the lines have them.
+        let is_simple = headers.len() == headers.keys_len();
+        let mut in_step = headers.iter();
         for line in self.lines.iter() {
+            let beside = in_step.next().filter(|(name, _)| is_simple && **name == line.name);
             if let Some(hop) = hop
                 && hop.replaces(&line.name)
             {
@@ -77,12 +81,12 @@ impl Lines {
                 continue;
             }
             let current = match line.nth {
-                0 => headers.get(&line.name),
+                0 => beside.map(|(_, value)| value).or_else(|| headers.get(&line.name)),
                 nth => headers.get_all(&line.name).iter().nth(usize::from(nth)),
             };
             let Some(current) = current else { continue };
             written += 1;
-            if *current == line.value {
+            if is_same(current, &line.value) {
                 out.extend_from_slice(&line.raw);
             } else {
                 let name = line.raw.get(..line.name.as_str().len()).unwrap_or_default();
@@ -109,6 +113,11 @@ impl Lines {
             }
         }
     }
+}
+
+/// Most values are the very bytes that have arrived.
+fn is_same(one: &HeaderValue, other: &HeaderValue) -> bool {
+    std::ptr::eq(one.as_bytes(), other.as_bytes()) || one == other
 }
 
 /// A field of ours, in the case that such fields are usually written in.

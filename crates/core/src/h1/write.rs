@@ -1,5 +1,7 @@
 //! Heads for the next hop.
 
+use std::fmt::Write;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Version, request, response};
@@ -63,15 +65,18 @@ impl Hop {
     /// without a body says about the body that a GET would have.
     pub(super) fn write_at(&self, name: &HeaderName, raw: &Bytes, placed: &mut Placed, out: &mut BytesMut) {
         if *name == TRANSFER_ENCODING {
-            let coding = raw.to_ascii_lowercase();
+            let ends_with = |coding: &[u8]| {
+                let end = raw.get(raw.len().saturating_sub(coding.len())..);
+                end.is_some_and(|end| end.eq_ignore_ascii_case(coding))
+            };
             let stays = match self.framing {
                 Length::Chunked => !std::mem::replace(&mut placed.coding, true),
                 Length::Empty => placed.of_answer,
-                Length::Known(_) => coding.ends_with(b"identity"),
+                Length::Known(_) => ends_with(b"identity"),
                 Length::UntilClose => placed.of_answer,
             };
             match (stays, self.framing) {
-                (true, Length::Chunked) if !coding.ends_with(b"chunked") => {
+                (true, Length::Chunked) if !ends_with(b"chunked") => {
                     out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
                 }
                 (true, _) => {
@@ -99,7 +104,8 @@ impl Hop {
         match self.framing {
             Length::Chunked if !placed.coding => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             Length::Known(length) if !headers.contains_key(CONTENT_LENGTH) => {
-                out.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+                // Writing to a buffer that grows cannot fail.
+                let _ = write!(out, "Content-Length: {length}\r\n");
             }
             _ => {}
         }
