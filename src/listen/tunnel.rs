@@ -14,6 +14,7 @@ use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Proxy;
@@ -64,10 +65,22 @@ pub(super) async fn run<S>(
     match first.first() {
         None => {}
         Some(&TLS_HANDSHAKE) if !proxy.intercept.reads(&authority.host) => {
-            splice::run(proxy, login, authority, admitted, stream, reset).await;
+            Box::pin(splice::run(proxy, login, authority, admitted, stream, reset)).await;
         }
-        Some(&TLS_HANDSHAKE) => tls(proxy, login, authority, admitted, stream, reset).await,
-        Some(_) if may_be_http(first) => plain(proxy, login, authority, admitted, stream, reset).await,
+        // What leads to serving needs more room than serving, and a tunnel serves for nearly all of its life: each phase
+        // has its memory to itself, and gives it back.
+        Some(&TLS_HANDSHAKE) => {
+            let opened = Box::pin(tls(&proxy, &login, authority, admitted, stream)).await;
+            if let Some((site, version, stream)) = opened {
+                serve(proxy, login, site, stream, version, reset).await;
+            }
+        }
+        Some(_) if may_be_http(first) => {
+            let opened = Box::pin(plain(&proxy, &login, authority, admitted, stream)).await;
+            if let Some((site, version, stream)) = opened {
+                serve(proxy, login, site, stream, version, reset).await;
+            }
+        }
         Some(_) => tracing::debug!(agent = %login.agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
     }
 }
@@ -84,13 +97,13 @@ fn may_be_http(first: &[u8]) -> bool {
 
 /// `http://` inside a tunnel, as Node's clients send it (R232).
 async fn plain<S>(
-    proxy: Arc<Proxy>,
-    login: Login,
+    proxy: &Arc<Proxy>,
+    login: &Login,
     authority: Authority,
     admitted: Result<(), Full>,
     mut stream: Rewind<S>,
-    reset: Reset,
-) where
+) -> Option<(Site, Version, Rewind<S>)>
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let origin = Origin {
@@ -103,10 +116,10 @@ async fn plain<S>(
         false => AlpnOffer::Nothing,
     };
     let (site, version) = tokio::select! {
-        opened = open(&proxy, &login.agent, origin, admitted, offer) => opened,
-        () = left(&mut stream) => return,
+        opened = open(proxy, &login.agent, origin, admitted, offer) => opened,
+        () = left(&mut stream) => return None,
     };
-    serve(proxy, login, site, stream, version, reset).await;
+    Some((site, version, stream))
 }
 
 /// Resolves when the agent has left. One that has ended its side behind a whole request may wait for the answer, but a
@@ -122,25 +135,26 @@ where
     }
 }
 
+/// The handshakes with both sides.
 async fn tls<S>(
-    proxy: Arc<Proxy>,
-    login: Login,
+    proxy: &Arc<Proxy>,
+    login: &Login,
     authority: Authority,
     admitted: Result<(), Full>,
     stream: Rewind<S>,
-    reset: Reset,
-) where
+) -> Option<(Site, Version, Box<TlsStream<Rewind<S>>>)>
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // Reads until the hello is complete: a post-quantum one spans segments.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let hello = tokio::select! {
         hello = timeout(proxy.timeouts.hello, hello) => hello,
-        () = proxy.context.stop.cancelled() => return,
+        () = proxy.context.stop.cancelled() => return None,
     };
     let Ok(Ok(mut hello)) = hello else {
         tracing::debug!(agent = %login.agent, %authority, "no TLS hello in the tunnel");
-        return;
+        return None;
     };
     let (sni, offer) = {
         let client = hello.client_hello();
@@ -154,9 +168,9 @@ async fn tls<S>(
     let (site, version) = match sni.as_deref().map(Host::parse) {
         Some(sni) if sni.as_ref() != Ok(&origin.authority.host) => (Site::Misdirected(origin), preferred(offer)),
         _ => tokio::select! {
-            opened = open(&proxy, &login.agent, origin, admitted, offer) => opened,
+            opened = open(proxy, &login.agent, origin, admitted, offer) => opened,
             // Nothing is looked up or dialled for an agent that has left.
-            _ = hello.io.hung_up() => return,
+            _ = hello.io.hung_up() => return None,
         },
     };
     let alpn = match version {
@@ -172,17 +186,18 @@ async fn tls<S>(
         Ok(config) => config,
         Err(error) => {
             tracing::error!(%error, authority = %site.origin().authority, "no certificate could be made");
-            return;
+            return None;
         }
     };
     match timeout(proxy.timeouts.tls, hello.into_stream(config)).await {
-        Ok(Ok(stream)) => serve(proxy, login, site, stream, version, reset).await,
+        Ok(Ok(stream)) => return Some((site, version, Box::new(stream))),
         Ok(Err(error)) => tracing::info!(
             agent = %login.agent, authority = %site.origin().authority, %error,
             "the agent did not accept the tunnel's certificate; it must trust ca.pem (`bursar env` prints how)"
         ),
         Err(_) => {}
     }
+    None
 }
 
 async fn open(
@@ -219,7 +234,7 @@ where
 {
     match version {
         Version::H1 => serve_h1(proxy, login, site, stream, reset).await,
-        Version::H2 => serve_h2(proxy, login, site, stream).await,
+        Version::H2 => Box::pin(serve_h2(proxy, login, site, stream)).await,
     }
 }
 
@@ -368,7 +383,20 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
-    use super::may_be_http;
+    use super::*;
+
+    /// How large the future is that a tunnel makes, which is not polled here.
+    fn size<F: Future>(
+        _: impl FnOnce(Arc<Proxy>, Login, Authority, Result<(), Full>, Rewind<tokio::net::TcpStream>) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_tunnel_carries_room_for_serving_alone() {
+        let size = size(run);
+        assert!(size < 6 << 10, "{size} bytes");
+    }
 
     #[test]
     fn what_begins_like_a_request() {

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 
 use super::consider::{Disposition, Subject};
@@ -22,6 +23,7 @@ use crate::answer::{Code, Problem, Unpaid};
 use bursar_core::agent_name::AgentName;
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay};
+use bursar_net::h1::server::Exchange;
 use bursar_net::h1::upgrade::OnUpgrade;
 use bursar_net::idle::Serving;
 use bursar_net::reset::{Reset, Telling};
@@ -39,28 +41,44 @@ pub(crate) enum Site {
     Full(Origin, Full),
 }
 
-pub(crate) async fn run(
-    context: &Arc<Context>,
-    agent: &AgentName,
-    site: &Site,
+/// Written so that the future is small: a stream of HTTP/2 is a task that is moved with it, and a tunnel has one for its
+/// life. What is done at once is not kept in it, and what is rare is boxed.
+pub(crate) fn run<'a>(
+    context: &'a Arc<Context>,
+    agent: &'a AgentName,
+    site: &'a Site,
     request: Request<AgentBody>,
-) -> Response<AnswerBody> {
-    let answer = match site.lane() {
-        Ok(lane) => exchange(context, agent, lane, request).await,
-        Err(problem) => Err(problem),
-    };
-    answer.unwrap_or_else(|problem| {
-        tracing::debug!(%agent, code = problem.code(), "answered by bursar");
-        problem.into_response()
-    })
+) -> impl Future<Output = Response<AnswerBody>> + Send + use<'a> {
+    let mut begun = begin(context, agent, site, request);
+    async move {
+        let answer = match begun {
+            Ok(ref mut begun) => exchange(context, agent, begun).await,
+            Err(problem) => Err(problem),
+        };
+        answer.unwrap_or_else(|problem| {
+            tracing::debug!(%agent, code = problem.code(), "answered by bursar");
+            problem.into_response()
+        })
+    }
 }
 
-async fn exchange(
-    context: &Arc<Context>,
+/// A request as it is forwarded.
+struct Begun<'a> {
+    lane: &'a Arc<Lane>,
+    head: Parts,
+    body: BufferedBody,
+    expects: bool,
+    at_agent: Exchange,
+    agents_end: Option<AgentsEnd>,
+}
+
+fn begin<'a>(
+    context: &Context,
     agent: &AgentName,
-    lane: &Arc<Lane>,
+    site: &'a Site,
     request: Request<AgentBody>,
-) -> AgentAnswer {
+) -> Result<Begun<'a>, Problem> {
+    let lane = site.lane()?;
     let (traffic, origin) = (&context.traffic, lane.origin());
     traffic.guard(origin, &request)?;
     let upgrading = Upgrading::asked(request.version(), request.headers());
@@ -78,68 +96,140 @@ async fn exchange(
     let body = BufferedBody::new(body, expects, traffic.replay_budget.of(agent));
     head.extensions
         .insert(interims(at_agent.clone(), expects.then(|| body.clone())));
-    let subject = Subject {
-        agent,
-        origin,
-        method: &head.method,
-    };
+    Ok(Begun {
+        lane,
+        head,
+        body,
+        expects,
+        at_agent,
+        agents_end,
+    })
+}
 
-    let repeats = RepeatGuard::new(&context.repeats, lane, &head);
-    if let Some(answer) = repeats.before_forwarding(&body).await {
+async fn exchange(context: &Arc<Context>, agent: &AgentName, begun: &mut Begun<'_>) -> AgentAnswer {
+    let Begun {
+        lane,
+        head,
+        body,
+        expects,
+        at_agent,
+        agents_end,
+    } = begun;
+    let (lane, head) = (*lane, &*head);
+    let repeats = RepeatGuard::new(&context.repeats, lane, head);
+    if let Some(answer) = repeats.before_forwarding(body).await {
         return answer;
     }
-    let sent = lane
-        .send(first_sending(&head, &body, expects), &head, &body.progress())
-        .await;
+    let progress = body.progress();
+    let sent = lane.send(head, first_sending(body, *expects), &progress).await;
+    let response = match sorted(context, sent, body, agents_end)? {
+        Sorted::Free(answer) => return answer,
+        Sorted::Priced(response) => response,
+    };
+    let priced = Priced {
+        context,
+        subject: Subject {
+            agent,
+            origin: lane.origin(),
+            method: &head.method,
+        },
+        lane,
+        head,
+        at_agent,
+        body,
+        repeats: &repeats,
+    };
+    // What a payment needs is large, and most requests cost nothing: they must not carry room for it.
+    Box::pin(priced.answer(response)).await
+}
+
+enum Sorted {
+    Free(AgentAnswer),
+    Priced(Box<Response<Relay>>),
+}
+
+fn sorted(
+    context: &Context,
+    sent: Result<Response<Relay>, UpstreamError>,
+    body: &BufferedBody,
+    agents_end: &mut Option<AgentsEnd>,
+) -> Result<Sorted, Problem> {
     let mut response = sent.map_err(|error| Problem::unreachable(&error))?;
     let uploading = body.answered(response.status(), ends_connection(&response));
     response.body_mut().hold(uploading);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return switch(context, agents_end, response);
+        return Ok(Sorted::Free(switch(context, agents_end.take(), response)));
     }
     strip(&mut response);
-    if response.status() != StatusCode::PAYMENT_REQUIRED {
-        return Ok(stream(response));
-    }
+    Ok(match response.status() {
+        StatusCode::PAYMENT_REQUIRED => Sorted::Priced(Box::new(response)),
+        _ => Sorted::Free(Ok(stream(response))),
+    })
+}
 
-    if let Some(answer) = repeats.after_402(&body).await {
-        return answer;
-    }
-    let unpaid = |response, why| {
-        body.refused();
-        Ok(pass_through(agent, response, why))
-    };
-    let decider = &context.decider;
-    let plan = match decider
-        .disposition(subject, &head.headers, &mut response, Vec::new())
-        .await
-    {
-        Disposition::PassThrough(why) => return unpaid(response, why),
-        Disposition::Refuse(problem) => return Err(problem),
-        Disposition::Purchase(plan) => plan,
-    };
-    repeats.require_usable_key()?;
-    if at_agent.has_ended() {
-        return Err(Problem::new(Code::BadRequest, ENDED));
-    }
-    let replay = match body.take().await {
-        Ok(replay) => replay,
-        Err(NotReplayable::TooLarge | NotReplayable::NoRoom) => return unpaid(response, Unpaid::BodyTooLarge),
-        Err(NotReplayable::Broken) => return unpaid(response, Unpaid::BodyBrokenOff),
-    };
-    // The upload may have taken long, and the first decision was made when it began.
-    let plan = match decider.decide_again(subject, &replay.sha256, *plan) {
-        Disposition::PassThrough(why) => return unpaid(response, why),
-        Disposition::Refuse(problem) => return Err(problem),
-        Disposition::Purchase(plan) => plan,
-    };
-    match repeats.before_purchase(&replay).await {
-        Turn::Buy(claim) => {
-            // What is bought must reach somebody: from here on, an agent that ends its side has hung up.
-            let _presence = at_agent.require_presence();
-            purchase::run(context, lane, head, replay, *plan, claim, response).await
+/// A request for which the site asks for payment.
+struct Priced<'a> {
+    context: &'a Arc<Context>,
+    subject: Subject<'a>,
+    lane: &'a Arc<Lane>,
+    head: &'a Parts,
+    at_agent: &'a Exchange,
+    body: &'a BufferedBody,
+    repeats: &'a RepeatGuard<'a>,
+}
+
+impl Priced<'_> {
+    async fn answer(self, response: Box<Response<Relay>>) -> AgentAnswer {
+        let mut response = *response;
+        let Self {
+            context,
+            subject,
+            lane,
+            head,
+            at_agent,
+            body,
+            repeats,
+        } = self;
+        if let Some(answer) = repeats.after_402(body).await {
+            return answer;
         }
-        Turn::Answered(answer) => answer,
+        let unpaid = |response, why| {
+            // The rest of the upload is no longer needed.
+            body.refused();
+            Ok(pass_through(subject.agent, response, why))
+        };
+        let decider = &context.decider;
+        let plan = match decider
+            .disposition(subject, &head.headers, &mut response, Vec::new())
+            .await
+        {
+            Disposition::PassThrough(why) => return unpaid(response, why),
+            Disposition::Refuse(problem) => return Err(problem),
+            Disposition::Purchase(plan) => plan,
+        };
+        repeats.require_usable_key()?;
+        if at_agent.has_ended() {
+            return Err(Problem::new(Code::BadRequest, ENDED));
+        }
+        let replay = match body.take().await {
+            Ok(replay) => replay,
+            Err(NotReplayable::TooLarge | NotReplayable::NoRoom) => return unpaid(response, Unpaid::BodyTooLarge),
+            Err(NotReplayable::Broken) => return unpaid(response, Unpaid::BodyBrokenOff),
+        };
+        // The upload may have taken long, and the first decision was made when it began.
+        let plan = match decider.decide_again(subject, &replay.sha256, *plan) {
+            Disposition::PassThrough(why) => return unpaid(response, why),
+            Disposition::Refuse(problem) => return Err(problem),
+            Disposition::Purchase(plan) => plan,
+        };
+        match repeats.before_purchase(&replay).await {
+            Turn::Buy(claim) => {
+                // What is bought must reach somebody: from here on, an agent that ends its side has hung up.
+                let _presence = at_agent.require_presence();
+                purchase::run(context, lane, head.clone(), replay, *plan, claim, response).await
+            }
+            Turn::Answered(answer) => answer,
+        }
     }
 }
 
@@ -211,5 +301,24 @@ impl Site {
             Self::Misdirected(origin) => Err(misdirected(origin)),
             Self::Full(_, full) => Err(Problem::full(*full)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How large the future is that a request makes, which is not polled here.
+    fn size<'a, F: Future>(
+        _: impl FnOnce(&'a Arc<Context>, &'a AgentName, &'a Site, Request<AgentBody>) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_that_costs_nothing_carries_no_room_for_a_payment() {
+        // Every stream of HTTP/2 is moved with it, and every tunnel has one.
+        let size = size(run);
+        assert!(size < 2048, "{size} bytes");
     }
 }

@@ -95,30 +95,21 @@ fn target(origin: &Origin, head: &Parts) -> Result<Uri, Problem> {
         .map_err(|_| Problem::new(Code::BadRequest, "The request's target is neither a path nor a URL."))
 }
 
-/// With `Expect: 100-continue` the body waits for the site, so that a 402 saves the upload.
-pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) -> Request<RequestBody> {
-    let mut request = Request::from_parts(head.clone(), body.first());
-    if !expects {
-        return request;
+/// With `Expect: 100-continue` the body waits for the site, so that a 402 saves the upload. `interims` let it begin.
+pub(super) fn first_sending(body: &BufferedBody, expects: bool) -> RequestBody {
+    if expects {
+        let in_time = body.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CONTINUE_WAIT).await;
+            in_time.open();
+        });
     }
-    // An agent of HTTP/1.1 has its own way to be told (`interims`).
-    let (on_h2, in_time) = (body.clone(), body.clone());
-    hyper::ext::on_informational(&mut request, move |interim| {
-        if interim.status() == StatusCode::CONTINUE {
-            on_h2.open();
-        }
-    });
-    tokio::spawn(async move {
-        tokio::time::sleep(CONTINUE_WAIT).await;
-        in_time.open();
-    });
-    request
+    body.first()
 }
 
 /// Sends a request again, without a credential, and strips hop-by-hop fields from the answer.
 pub(super) async fn send_again(lane: &Arc<Lane>, head: &Parts, replay: &Replay) -> Result<Response<Relay>, Problem> {
-    let request = Request::from_parts(head.clone(), replay.clone().into());
-    let sent = lane.send(request, head, &Progress::none()).await;
+    let sent = lane.send(head, replay.clone().into(), &Progress::none()).await;
     let mut response = sent.map_err(|error| Problem::unreachable(&error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let detail = "The site asked for payment before and now switched to another protocol. Nothing was paid.";

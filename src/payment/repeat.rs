@@ -98,9 +98,13 @@ impl<'a> RepeatGuard<'a> {
 
     /// `None` if the request repeats nothing; its body is then forwarded as if it had not been read.
     pub(crate) async fn before_forwarding(&self, body: &BufferedBody) -> Option<AgentAnswer> {
+        // Boxed: waiting for another request needs much room, and hardly any request does it.
         match self.key {
-            Ok(Some(key)) => self.keyed_before_forwarding(body, key).await,
-            Ok(None) | Err(_) => self.unkeyed(body).await,
+            Ok(Some(key)) => Box::pin(self.keyed_before_forwarding(body, key)).await,
+            Ok(None) | Err(_) => {
+                let target = self.concerned()?;
+                Box::pin(self.unkeyed(body, target)).await
+            }
         }
     }
 
@@ -141,16 +145,18 @@ impl<'a> RepeatGuard<'a> {
         target(self.lane.agent(), self.lane.origin(), self.head)
     }
 
-    async fn unkeyed(&self, body: &BufferedBody) -> Option<AgentAnswer> {
+    /// The request's target, if a payment for it is outstanding.
+    fn concerned(&self) -> Option<Target> {
         let outstanding = &self.repeats.outstanding;
         // An agent that pays by itself (R31) is never paid for, and its credential is not replaced.
         if !outstanding.any() || hop::agent_payment(&self.head.headers).is_some() {
             return None;
         }
         let target = self.target();
-        if !outstanding.concern(&target) {
-            return None;
-        }
+        outstanding.concern(&target).then_some(target)
+    }
+
+    async fn unkeyed(&self, body: &BufferedBody, target: Target) -> Option<AgentAnswer> {
         // A body too large to be held was never paid for, so this is not a repeat.
         let replay = body.collect().await.ok()?;
         let fingerprint = target.with_body(&replay.sha256);

@@ -14,7 +14,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use body::{Decoded, Decoder, Encoder, Length, request_length, response_length};
+pub use body::{Decoded, Decoder, Encoder, Length, head_length, request_length, response_length};
 pub use head::{RawTarget, Reason, Scan, request_head, response_head};
 pub use lines::Lines;
 pub use write::{Hop, Persistence, write_request, write_response};

@@ -38,7 +38,7 @@ impl Upgrading {
     /// see a 402 inside them (threat 2.5).
     pub fn asked(version: Version, headers: &HeaderMap) -> Self {
         // HTTP/1.0 must not upgrade, and HTTP/2 cannot (RFC 9110 §7.8).
-        if version != Version::HTTP_11 {
+        if version != Version::HTTP_11 || !headers.contains_key(UPGRADE) {
             return Self::No;
         }
         let named = connection_options(headers).contains(&UPGRADE);
@@ -126,21 +126,44 @@ fn begins_with(name: &HeaderName, prefix: &str) -> bool {
 }
 
 fn strip(headers: &mut HeaderMap, version: Version, upgrading: Upgrading, is_unfit: impl Fn(&HeaderName) -> bool) {
+    // Most heads have nothing of this, and are looked through once.
+    if !headers.keys().any(may_be_unfit) {
+        return;
+    }
     let options = connection_options(headers);
     // The transfer coding wins. A length beside it would cut the body short or run past it (RFC 9112 §6.3).
     let coded = headers.contains_key(TRANSFER_ENCODING);
     let upgrades = upgrading == Upgrading::Yes && headers.contains_key(UPGRADE);
     remove_all(headers, version, |name| {
-        ALWAYS.contains(name)
-            || *name == CONNECTION
-            || (*name == UPGRADE && !upgrades)
+        let by_name = || {
+            ALWAYS.contains(name)
+                || *name == CONNECTION
+                || (*name == UPGRADE && !upgrades)
+                || is_ours(name)
+                || is_unfit(name)
+        };
+        (may_be_unfit(name) && by_name())
             || (*name == CONTENT_LENGTH && coded)
             || (*name != UPGRADE && options.contains(name) && !is_end_to_end(name))
-            || is_ours(name)
-            || is_unfit(name)
     });
     if upgrades {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Whether a field could be one that goes by its name alone; a head without any has no `Connection` and no
+/// `Transfer-Encoding` either, by which others would go.
+fn may_be_unfit(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    match name.as_bytes().first() {
+        Some(b'b') => name.starts_with("bursar"),
+        Some(b'c') => name == CONNECTION.as_str(),
+        Some(b'k') => name == "keep-alive",
+        Some(b'p') => name.starts_with("proxy-"),
+        Some(b's') => name == SETTLEMENT_OVERRIDES.as_str(),
+        Some(b't') => name == TE.as_str() || name == TRANSFER_ENCODING.as_str(),
+        Some(b'u') => name == UPGRADE.as_str(),
+        _ => false,
     }
 }
 
@@ -428,6 +451,18 @@ mod tests {
             }
             strip_request(&mut headers, Version::HTTP_11, Upgrading::No);
             prop_assert_eq!(headers, map(&[("kept", "1")]));
+        }
+    }
+
+    #[test]
+    fn whatever_goes_by_its_name_is_not_overlooked() {
+        let others = [CONNECTION, UPGRADE, TE, SETTLEMENT_OVERRIDES];
+        for name in ALWAYS.iter().chain(&others) {
+            assert!(may_be_unfit(name), "{name}");
+        }
+        for name in ["bursar-budget", "bursar_budget", "bursar-", "proxy_connection"] {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            assert_eq!(may_be_unfit(&name), is_ours(&name), "{name}");
         }
     }
 }

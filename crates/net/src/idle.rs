@@ -140,6 +140,8 @@ pub struct Watched<S> {
     /// How many heads were complete at the last check.
     heads: usize,
     timer: Pin<Box<Sleep>>,
+    /// Set while bytes wait to be written: an agent that has ended its side is no longer read from.
+    unwritten: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Watched<S> {
@@ -156,6 +158,7 @@ impl<S> Watched<S> {
             head_began: Some(now),
             heads: 0,
             timer: Box::pin(tokio::time::sleep(head)),
+            unwritten: None,
         }
     }
 
@@ -181,6 +184,21 @@ impl<S> Watched<S> {
         match self.head_began {
             Some(began) => began + self.head,
             None => self.last_byte + self.idle,
+        }
+    }
+
+    /// The idle timeout for what waits to be written. The other timer wakes whoever reads.
+    fn poll_unwritten<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        loop {
+            let deadline = self.last_byte + self.idle;
+            let timer = self
+                .unwritten
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            std::task::ready!(timer.as_mut().poll(cx));
+            if deadline <= Instant::now() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            timer.as_mut().reset(deadline);
         }
     }
 
@@ -226,8 +244,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(_)) = polled {
-            this.moved();
+        match polled {
+            Poll::Ready(Ok(_)) => this.moved(),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => return this.poll_unwritten(cx),
         }
         polled
     }
@@ -239,8 +259,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(_)) = polled {
-            this.moved();
+        match polled {
+            Poll::Ready(Ok(_)) => this.moved(),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => return this.poll_unwritten(cx),
         }
         polled
     }
@@ -252,8 +274,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_flush(cx);
-        if let Poll::Ready(Ok(())) = polled {
-            this.busy.flushed();
+        match polled {
+            Poll::Ready(Ok(())) => this.busy.flushed(),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => return this.poll_unwritten(cx),
         }
         polled
     }

@@ -40,6 +40,7 @@ mod pool;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod timer;
 
 /// Limits for response heads, the same as for the agent's request heads (R33).
 pub const HEAD_BYTES: usize = 64 << 10;

@@ -1,5 +1,7 @@
 //! Where bodies end: lengths, chunks, trailers.
 
+use std::fmt::Write;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -24,12 +26,16 @@ pub enum Length {
 }
 
 pub fn request_length<B>(request: &Request<B>) -> Result<Length, Malformed> {
-    let headers = request.headers();
+    head_length(request.version(), request.headers())
+}
+
+/// The same, of a request's head alone.
+pub fn head_length(version: Version, headers: &HeaderMap) -> Result<Length, Malformed> {
     match (codings(headers), content_length(headers)?) {
         (Codings::None, None) => Ok(Length::Empty),
         (Codings::None, Some(length)) => Ok(Length::Known(length)),
         (_, Some(_)) => Err(Malformed::TwoLengths),
-        (Codings::Chunked, None) if request.version() == Version::HTTP_11 => Ok(Length::Chunked),
+        (Codings::Chunked, None) if version == Version::HTTP_11 => Ok(Length::Chunked),
         (_, None) => Err(Malformed::TransferEncoding),
     }
 }
@@ -110,6 +116,8 @@ enum State {
     ChunkEnd,
     Trailers(Scan),
     Done,
+    /// Where the next message begins is not known any more.
+    Failed(Malformed),
 }
 
 #[derive(Debug)]
@@ -145,10 +153,15 @@ impl Decoder {
         matches!(self.state, State::Done)
     }
 
-    /// The next part of the body out of `input`.
+    /// The next part of the body out of `input`. After an error there is no other part.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Decoded, Malformed> {
+        self.next(input).inspect_err(|error| self.state = State::Failed(*error))
+    }
+
+    fn next(&mut self, input: &mut BytesMut) -> Result<Decoded, Malformed> {
         loop {
             match &mut self.state {
+                State::Failed(error) => return Err(*error),
                 State::Done => return Ok(Decoded::End),
                 State::UntilClose if input.is_empty() => return Ok(Decoded::NeedMore),
                 State::UntilClose => return Ok(Decoded::Data(input.split().freeze())),
@@ -273,7 +286,8 @@ impl Encoder {
     /// Before a part of this many bytes, which must not be zero.
     pub fn begin(self, bytes: usize, out: &mut BytesMut) {
         if self.length == Length::Chunked {
-            out.extend_from_slice(format!("{bytes:x}\r\n").as_bytes());
+            // Writing to a buffer that grows cannot fail.
+            let _ = write!(out, "{bytes:x}\r\n");
         }
     }
 

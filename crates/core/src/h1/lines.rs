@@ -41,8 +41,9 @@ pub(super) enum From {
 impl Lines {
     /// Reads the lines of `block`: everything after the first line, up to and including the empty one.
     pub(super) fn parse(block: &Bytes, from: From) -> Result<(HeaderMap, Self), Malformed> {
-        let mut headers = HeaderMap::new();
-        let mut lines = Vec::with_capacity(16);
+        let count = memchr::memchr_iter(b'\n', block).count().min(MOST_FIELDS);
+        let mut headers = HeaderMap::with_capacity(count);
+        let mut lines = Vec::with_capacity(count);
         let mut at = 0;
         while let Some((raw, next)) = logical_line(block, at, from)? {
             at = next;
@@ -58,11 +59,10 @@ impl Lines {
                 lines.push(Line { field: None, raw });
                 continue;
             };
-            let nth = match headers.contains_key(&name) {
-                true => headers.get_all(&name).iter().count(),
+            let nth = match headers.append(name.clone(), value.clone()) {
+                true => headers.get_all(&name).iter().count() - 1,
                 false => 0,
             };
-            headers.append(name.clone(), value.clone());
             let nth = u16::try_from(nth).unwrap_or(u16::MAX);
             let field = Some(Field { name, value, nth });
             lines.push(Line { field, raw });
@@ -90,12 +90,16 @@ impl Lines {
     /// Writes what `headers` holds, in the order and with the bytes of these lines as far as they are still true.
     pub(super) fn write(&self, headers: &HeaderMap, hop: Option<&Hop>, placed: &mut Placed, out: &mut BytesMut) {
         let mut written = 0;
+        // Nearly always the map has the fields where the lines have them.
+        let is_simple = headers.len() == headers.keys_len();
+        let mut in_step = headers.iter();
         for Line { field, raw } in self.lines.iter() {
             let Some(Field { name, value, nth }) = field else {
                 out.extend_from_slice(raw);
                 out.extend_from_slice(b"\r\n");
                 continue;
             };
+            let beside = in_step.next().filter(|(other, _)| is_simple && *other == name);
             if let Some(hop) = hop
                 && hop.replaces(name)
             {
@@ -103,12 +107,12 @@ impl Lines {
                 continue;
             }
             let current = match *nth {
-                0 => headers.get(name),
+                0 => beside.map(|(_, value)| value).or_else(|| headers.get(name)),
                 nth => headers.get_all(name).iter().nth(usize::from(nth)),
             };
             let Some(current) = current else { continue };
             written += 1;
-            if current == value {
+            if is_same(current, value) {
                 out.extend_from_slice(raw);
             } else {
                 let name = raw.get(..name.as_str().len()).unwrap_or_default();
@@ -136,6 +140,11 @@ impl Lines {
             }
         }
     }
+}
+
+/// Most values are the very bytes that have arrived.
+fn is_same(one: &HeaderValue, other: &HeaderValue) -> bool {
+    std::ptr::eq(one.as_bytes(), other.as_bytes()) || one == other
 }
 
 /// A field of ours, in the case that such fields are usually written in.

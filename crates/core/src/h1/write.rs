@@ -1,8 +1,10 @@
 //! Heads for the next hop.
 
+use std::fmt::Write;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
-use http::{HeaderMap, Version, request, response};
+use http::{HeaderMap, StatusCode, Version, request, response};
 
 use super::Length;
 use super::head::{RawTarget, Reason};
@@ -63,15 +65,24 @@ impl Hop {
     /// without a body says about the body that a GET would have.
     pub(super) fn write_at(&self, name: &HeaderName, raw: &Bytes, placed: &mut Placed, out: &mut BytesMut) {
         if *name == TRANSFER_ENCODING {
-            let coding = raw.to_ascii_lowercase();
+            let ends_with = |coding: &[u8]| {
+                let end = raw.get(raw.len().saturating_sub(coding.len())..);
+                end.is_some_and(|end| end.eq_ignore_ascii_case(coding))
+            };
             let stays = match self.framing {
+                // An answer may have other codings, also on lines before this one.
+                Length::Chunked if placed.of_answer => {
+                    placed.coding |= ends_with(b"chunked");
+                    true
+                }
                 Length::Chunked => !std::mem::replace(&mut placed.coding, true),
                 Length::Empty => placed.of_answer,
-                Length::Known(_) => coding.ends_with(b"identity"),
+                Length::Known(_) => ends_with(b"identity"),
                 Length::UntilClose => placed.of_answer,
             };
             match (stays, self.framing) {
-                (true, Length::Chunked) if !coding.ends_with(b"chunked") => {
+                // Not as the agent spelled it, where a site may be looser or stricter than we are.
+                (true, Length::Chunked) if !placed.of_answer && (!ends_with(b"chunked") || raw.contains(&b'\t')) => {
                     out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
                 }
                 (true, _) => {
@@ -99,7 +110,8 @@ impl Hop {
         match self.framing {
             Length::Chunked if !placed.coding => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             Length::Known(length) if !headers.contains_key(CONTENT_LENGTH) => {
-                out.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+                // Writing to a buffer that grows cannot fail.
+                let _ = write!(out, "Content-Length: {length}\r\n");
             }
             _ => {}
         }
@@ -142,7 +154,8 @@ pub fn write_response(head: &response::Parts, hop: Hop, out: &mut BytesMut) {
     }
     out.extend_from_slice(b"\r\n");
     let placed = Placed {
-        of_answer: true,
+        // RFC 9112 §6.1: never in these.
+        of_answer: !head.status.is_informational() && head.status != StatusCode::NO_CONTENT,
         ..Placed::default()
     };
     write_head(&head.headers, head.extensions.get(), &hop, placed, out);

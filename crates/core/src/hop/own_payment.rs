@@ -14,6 +14,9 @@ const FIELDS: [(&str, &str); 4] = [
 
 /// The payment field that the agent wrote itself, if any. Other `Authorization` schemes are left alone.
 pub fn agent_payment(headers: &HeaderMap) -> Option<&'static str> {
+    if !headers.keys().any(may_pay) {
+        return None;
+    }
     let field = |(field, spelled)| headers.keys().any(|name| reads_as(name, field)).then_some(spelled);
     FIELDS.into_iter().find_map(field).or_else(|| {
         headers
@@ -22,6 +25,15 @@ pub fn agent_payment(headers: &HeaderMap) -> Option<&'static str> {
             .any(|value| names_payment(value.as_bytes()))
             .then_some("Authorization: Payment")
     })
+}
+
+/// Whether a field could be one of them: most heads have none.
+fn may_pay(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-pay")
+        || name.starts_with("x_pay")
+        || name.starts_with("payment")
+        || name == AUTHORIZATION.as_str()
 }
 
 /// Gateways that hand fields on as variables (CGI, WSGI) cannot tell `_` from `-`.

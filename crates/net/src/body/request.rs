@@ -422,11 +422,24 @@ pub struct RequestBody(Source);
 enum Source {
     Empty,
     First(Arc<Mutex<State>>),
-    Replay {
-        data: Bytes,
-        trailers: Option<HeaderMap>,
-        next: Next,
-    },
+    /// Boxed: a request is handed on several times, and hardly any is sent again.
+    Replay(Box<Sending>),
+}
+
+struct Sending {
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+    next: Next,
+}
+
+impl From<Replay> for Sending {
+    fn from(replay: Replay) -> Self {
+        Self {
+            data: replay.bytes,
+            trailers: replay.trailers,
+            next: Next::Data,
+        }
+    }
 }
 
 /// What is still to be sent of a replay, which keeps its bytes in case they must go out once more.
@@ -443,11 +456,11 @@ impl RequestBody {
     }
 
     pub fn full(data: Bytes) -> Self {
-        Self(Source::Replay {
+        Self(Source::Replay(Box::new(Sending {
             data,
             trailers: None,
             next: Next::Data,
-        })
+        })))
     }
 
     /// The same body from its first byte, if all that was read of it is still kept. What the agent has not sent yet
@@ -459,22 +472,17 @@ impl RequestBody {
                 let is_kept = lock(&state).rewind();
                 is_kept.then_some(Self(Source::First(state)))
             }
-            Source::Replay { data, trailers, .. } => Some(Self(Source::Replay {
-                data,
-                trailers,
-                next: Next::Data,
-            })),
+            Source::Replay(mut sending) => {
+                sending.next = Next::Data;
+                Some(Self(Source::Replay(sending)))
+            }
         }
     }
 }
 
 impl From<Replay> for RequestBody {
     fn from(replay: Replay) -> Self {
-        Self(Source::Replay {
-            data: replay.bytes,
-            trailers: replay.trailers,
-            next: Next::Data,
-        })
+        Self(Source::Replay(Box::new(replay.into())))
     }
 }
 
@@ -500,7 +508,8 @@ impl Body for RequestBody {
                 }
                 polled
             }
-            Source::Replay { data, trailers, next } => {
+            Source::Replay(sending) => {
+                let Sending { data, trailers, next } = &mut **sending;
                 let frame = match next {
                     Next::Data if !data.is_empty() => {
                         *next = Next::Trailers;
@@ -524,9 +533,9 @@ impl Body for RequestBody {
                 let state = lock(state);
                 !state.is_ahead() && state.source.as_ref().is_some_and(Body::is_end_stream)
             }
-            Source::Replay { data, trailers, next } => match next {
-                Next::Data => data.is_empty() && trailers.is_none(),
-                Next::Trailers => trailers.is_none(),
+            Source::Replay(sending) => match sending.next {
+                Next::Data => sending.data.is_empty() && sending.trailers.is_none(),
+                Next::Trailers => sending.trailers.is_none(),
                 Next::Nothing => true,
             },
         }
@@ -545,7 +554,8 @@ impl Body for RequestBody {
                 hint.set_lower(hint.lower() + ahead);
                 hint
             }
-            Source::Replay { data, next, trailers } => {
+            Source::Replay(sending) => {
+                let Sending { data, trailers, next } = &**sending;
                 let left = match next {
                     Next::Data => data.len() as u64,
                     Next::Trailers | Next::Nothing => 0,

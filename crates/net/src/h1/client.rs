@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderMap, Request, Response, Version};
+use http::request::Parts;
+use http::{HeaderMap, Response, Version};
 use http_body::Body;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -23,7 +24,7 @@ use super::{Ending, Filled, Interims, Stream, TrailerLines, Wire};
 use crate::body::BoxError;
 use crate::fault::in_words;
 use crate::reset::Reset;
-use bursar_core::h1::{Hop, Length, Malformed, Persistence, request_length, response_length, write_request};
+use bursar_core::h1::{Hop, Length, Malformed, Persistence, head_length, response_length, write_request};
 
 pub use answer::Answer;
 use reading::Reading;
@@ -116,7 +117,7 @@ impl Fault {
 #[derive(Debug)]
 pub enum SendError<B> {
     /// Nothing of the request was written: the connection was of no use any more, or the request cannot be written.
-    Unsent(Box<Request<B>>, Fault),
+    Unsent(Box<B>, Fault),
     /// At least the attempt was made. Below TLS a failed write does not say how many bytes left before it failed, so
     /// the first write already counts.
     Sent(Fault),
@@ -144,21 +145,20 @@ impl Connection {
 
     /// Sends a request and waits for the final answer's head. A future that is dropped before leaves a connection that
     /// cannot be used again.
-    pub async fn send<B>(&mut self, request: Request<B>) -> Result<Response<Answer>, SendError<B>>
+    pub async fn exchange<B>(&mut self, head: &Parts, body: B) -> Result<Response<Answer>, SendError<B>>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         if let Err(fault) = poll_fn(|cx| Poll::Ready(lock(&self.line).look(cx))).await {
-            return Err(SendError::Unsent(Box::new(request), fault));
+            return Err(SendError::Unsent(Box::new(body), fault));
         }
-        let framing = match framing(&request) {
+        let framing = match framing(head, &body) {
             Ok(framing) => framing,
-            Err(error) => return Err(SendError::Unsent(Box::new(request), Fault::Request(error))),
+            Err(error) => return Err(SendError::Unsent(Box::new(body), Fault::Request(error))),
         };
-        let (mut head, body) = request.into_parts();
-        let interims = head.extensions.remove::<Interims>();
-        let trailer_lines = head.extensions.remove::<TrailerLines>();
+        let interims = head.extensions.get::<Interims>().cloned();
+        let trailer_lines = head.extensions.get::<TrailerLines>().cloned();
         {
             let mut line = lock(&self.line);
             line.stage = Stage::Exchange;
@@ -170,7 +170,7 @@ impl Connection {
                     .copied()
                     .filter(|said| *said == Persistence::KeepAlive),
             };
-            write_request(&head, hop, line.wire.output());
+            write_request(head, hop, line.wire.output());
         }
         let mut upload = Some(Upload::new(body, framing, trailer_lines));
         let mut reading = Reading::new(interims);
@@ -400,9 +400,8 @@ fn lock(line: &Mutex<Line>) -> MutexGuard<'_, Line> {
 }
 
 /// How the request's body is framed: as the agent said, or as it is known here. Trailers need chunks.
-fn framing<B: Body>(request: &Request<B>) -> Result<Length, Malformed> {
-    let declared = request_length(request)?;
-    let body = request.body();
+fn framing<B: Body>(head: &Parts, body: &B) -> Result<Length, Malformed> {
+    let declared = head_length(head.version, &head.headers)?;
     match declared {
         Length::Empty if body.is_end_stream() => Ok(Length::Empty),
         Length::Empty => Ok(body.size_hint().exact().map_or(Length::Chunked, Length::Known)),

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -138,9 +138,14 @@ impl Body for Incoming {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
             }
-            let Filled::Ended(ending) = ready!(wire.poll_fill(cx)) else {
-                continue;
+            let filled = match wire.poll_fill(cx) {
+                Poll::Ready(filled) => filled,
+                Poll::Pending => {
+                    wire.read_by(cx);
+                    return Poll::Pending;
+                }
             };
+            let Filled::Ended(ending) = filled else { continue };
             let whole = ending == Ending::Clean && this.decoder.end_of_input().is_ok();
             if !whole {
                 return Poll::Ready(Some(Err(this.fail(&mut wire, BodyError::Ended(ending)))));

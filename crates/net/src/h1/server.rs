@@ -146,7 +146,11 @@ async fn next_head<S: Service>(shared: &Shared, mut stopped: Pin<&mut impl Futur
                 Poll::Pending => break,
             }
         }
-        if !wire.input.is_empty() {
+        if wire.input.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+            // Some clients send an empty line after a body; it begins no head.
+            wire.input.clear();
+            scan = Scan::default();
+        } else {
             return Poll::Pending;
         }
         wire.rest();
@@ -162,12 +166,22 @@ fn read(head: Bytes) -> Result<(Request<()>, Length), Malformed> {
     let mut request = h1::request_head(&head)?;
     let length = h1::request_length(&request)?;
     if let Length::Known(length) = length
-        && request.headers().get_all(CONTENT_LENGTH).iter().count() > 1
+        && !is_plain(request.headers())
     {
-        // The same length said twice is one.
+        // The same length said twice is one, and a site must not read another number than we do.
         request.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
     Ok((request, length))
+}
+
+/// Whether the length is said once, in digits alone.
+fn is_plain(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return false;
+    };
+    let digits = line.as_bytes();
+    digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits.first() != Some(&b'0'))
 }
 
 enum After {

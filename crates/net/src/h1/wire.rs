@@ -65,6 +65,7 @@ pub struct Wire {
     body: Body,
     /// The connection's loop, while it waits for something that a body or another task does.
     owner: Option<Waker>,
+    reader: Option<Waker>,
     pub(super) agent: Agent,
     reset: Reset,
 }
@@ -106,6 +107,7 @@ impl Wire {
             output: Output::default(),
             body: Body::Read,
             owner: None,
+            reader: None,
             agent: Agent::default(),
             reset: Reset::default(),
         }
@@ -273,6 +275,18 @@ impl Wire {
         self.ended.get_or_insert(Ending::Broken);
         self.output = Output::default();
         self.wake_owner();
+        // A socket that is closed wakes nobody who reads from it.
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Who waits for the next part of the body, perhaps in a task of its own.
+    pub(super) fn read_by(&mut self, cx: &Context<'_>) {
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            None => self.reader = Some(cx.waker().clone()),
+        }
     }
 
     /// Ends the connection as one that is broken, so that nobody takes what it carried for whole.

@@ -2,8 +2,9 @@
 //!
 //! Every builder names its crypto provider (aws-lc-rs), so no process-wide default is needed or touched.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
 
 pub mod authority;
@@ -92,8 +93,24 @@ impl AlpnOffer {
     }
 }
 
+/// AES-128 with SHA-256 comes first, as in browsers: SHA-256 is done by the processor nearly everywhere and SHA-384 is
+/// not, and a handshake hashes and derives keys for most of its time.
 pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        // Stable: nothing else changes its place.
+        provider.cipher_suites.sort_by_key(|suite| {
+            let is_first = matches!(
+                suite.suite(),
+                CipherSuite::TLS13_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+            );
+            (suite.tls13().is_none(), !is_first)
+        });
+        Arc::new(provider)
+    });
+    PROVIDER.clone()
 }
 
 #[cfg(test)]

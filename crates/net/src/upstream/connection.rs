@@ -1,12 +1,16 @@
 //! One HTTP/1.1 connection to a site: its state, and sending a request on it. All use of the HTTP/1.1 client is here.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
+use http::request::Parts;
 use tokio::time::timeout;
 
+use super::timer::Timer;
 use crate::body::{Progress, RequestBody, SiteBody};
 use crate::h1::Stream;
 use crate::h1::client::{self, Fault};
@@ -21,6 +25,8 @@ pub(super) struct Connection {
     pub(super) is_bound: bool,
     /// The tunnel that has it is woken when it ends.
     pub(super) is_watched: bool,
+    /// Bounds the wait for each answer; kept, because to set a timer costs more than to let it run on.
+    pub(super) timer: Timer,
 }
 
 /// What a connection was used for.
@@ -37,7 +43,7 @@ pub(super) enum Use {
 /// Why there is no response, and whether the request may have arrived.
 pub(super) enum Failed {
     /// Nothing of it was sent.
-    Unsent(Box<Request<RequestBody>>, Fault),
+    Unsent(Box<RequestBody>, Fault),
     /// It was sent, at least in part.
     Sent(Fault),
 }
@@ -50,6 +56,7 @@ impl Connection {
             use_so_far: Use::Nothing,
             is_bound: false,
             is_watched: false,
+            timer: Timer::default(),
         }
     }
 
@@ -71,13 +78,18 @@ impl Connection {
     /// does not become ready soon has bytes of an earlier request to send, and is abandoned.
     pub(super) async fn ready(&mut self) -> bool {
         const SOON: Duration = Duration::from_millis(100);
-        timeout(SOON, self.line.ready()).await.unwrap_or(false)
+        let mut ready = pin!(self.line.ready());
+        // Nearly always it is at once, and needs no timer.
+        match poll_fn(|cx| Poll::Ready(ready.as_mut().poll(cx))).await {
+            Poll::Ready(is_ready) => is_ready,
+            Poll::Pending => timeout(SOON, ready).await.unwrap_or(false),
+        }
     }
 
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<SiteBody>, Failed> {
-        match self.line.send(request).await {
+    pub(super) async fn send(&mut self, head: &Parts, body: RequestBody) -> Result<Response<SiteBody>, Failed> {
+        match self.line.exchange(head, body).await {
             Ok(response) => Ok(response.map(SiteBody::H1)),
-            Err(client::SendError::Unsent(request, fault)) => Err(Failed::Unsent(request, fault)),
+            Err(client::SendError::Unsent(body, fault)) => Err(Failed::Unsent(body, fault)),
             Err(client::SendError::Sent(fault)) => Err(Failed::Sent(fault)),
         }
     }
@@ -85,25 +97,36 @@ impl Connection {
 
 /// A connection while it carries an exchange.
 pub(super) struct Carrier {
-    pub(super) connection: Option<Connection>,
+    connection: Option<Connection>,
     /// The site may still be reading the upload after its response is complete.
-    pub(super) progress: Progress,
+    progress: Progress,
+    /// The response was read to its end.
+    is_answered: bool,
 }
 
 impl Carrier {
+    pub(super) const fn new(connection: Connection, progress: Progress) -> Self {
+        Self {
+            connection: Some(connection),
+            progress,
+            is_answered: false,
+        }
+    }
+
     /// The response is complete. If it came early, the rest of the upload is still unsent and the connection cannot be
     /// reused (R228).
     pub(super) fn free(mut self) -> Option<Connection> {
+        self.is_answered = true;
         self.connection.take_if(|_| self.progress.is_over())
     }
 }
 
 impl Drop for Carrier {
     fn drop(&mut self) {
-        // The upload would go on waiting for a site that no longer reads.
+        // The upload would go on waiting for a site that no longer reads, or for an agent that is gone.
         if let Some(connection) = &self.connection
             && !self.progress.is_over()
-            && !self.progress.is_wanted()
+            && !(self.is_answered && self.progress.is_wanted())
         {
             connection.cut();
         }

@@ -1,18 +1,21 @@
 //! One tunnel's way to its site: which connection carries a request, and when a request goes out again.
 
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::connection::{self, Carrier, Connection, Use};
 use super::h2::{Line, Place, Received};
 use super::own::Own;
 use super::pool::Kept;
+use super::timer::Timer;
 use super::{HEAD_FIELDS, Key, Origin, UpstreamError, Upstreams, Version, bound};
 use crate::body::{AnswerBody, Framing, Progress, Relay, RequestBody, SiteBody};
 use crate::dial::{Checked, DialError};
@@ -75,16 +78,15 @@ impl Lane {
         poll_fn(|cx| self.own.poll_closed(cx)).await;
     }
 
-    /// Sends a request that carries no credential. `head` is its head, for sending it again: if it was not sent, if
-    /// HTTP/2 proves that it was not processed, or if it is safe and has no body and a reused connection was lost (RFC
-    /// 9110 §9.2.2).
+    /// Sends a request that carries no credential. It goes out again if it was not sent, if HTTP/2 proves that it was not
+    /// processed, or if it is safe and has no body and a reused connection was lost (RFC 9110 §9.2.2).
     pub async fn send(
         &self,
-        request: Request<RequestBody>,
         head: &Parts,
+        body: RequestBody,
         progress: &Progress,
     ) -> Result<Response<Relay>, UpstreamError> {
-        self.exchange(request, head, progress, Paid::No)
+        self.exchange(head, body, progress, Paid::No)
             .await
             .map_err(SendError::into_error)
     }
@@ -97,64 +99,88 @@ impl Lane {
         progress: &Progress,
     ) -> Result<Response<Relay>, SendError> {
         let (head, body) = request.into_parts();
-        let request = Request::from_parts(head.clone(), body);
-        self.exchange(request, &head, progress, Paid::Yes).await
+        self.exchange(&head, body, progress, Paid::Yes).await
     }
 
     async fn exchange(
         &self,
-        request: Request<RequestBody>,
         head: &Parts,
+        body: RequestBody,
         progress: &Progress,
         paid: Paid,
     ) -> Result<Response<Relay>, SendError> {
         match self.version {
-            Version::H1 => self.on_h1(request, head, progress, paid).await,
-            Version::H2 => self.on_h2(request, head, progress, paid).await,
+            Version::H1 => self.on_h1(head, body, progress, paid).await,
+            // Boxed, because the streams of HTTP/2 are tasks, which are moved before they run.
+            Version::H2 => Box::pin(self.on_h2(head, body, progress, paid)).await,
         }
     }
 
     async fn on_h1(
         &self,
-        request: Request<RequestBody>,
         head: &Parts,
+        body: RequestBody,
         progress: &Progress,
         paid: Paid,
     ) -> Result<Response<Relay>, SendError> {
-        let is_repeatable = paid == Paid::No && is_repeatable(&request);
-        let mut connection = self.connection(is_repeatable, paid).await.map_err(SendError::Unsent)?;
-        let sent = self.patiently(connection.send(request), progress).await;
-        let request = match sent.map_err(SendError::Sent)? {
+        let is_repeatable = paid == Paid::No && is_repeatable(head, &body);
+        let mut connection = match self.own.take(is_repeatable).await {
+            (Some(own), _) => own,
+            // Rare, and large.
+            (None, is_first) => Box::pin(self.connection(is_first && is_repeatable, paid))
+                .await
+                .map_err(SendError::Unsent)?,
+        };
+        let body = match self.once_on_h1(&mut connection, head, body, progress).await? {
             Ok(response) => return self.relay_h1(connection, response, head, progress),
-            Err(connection::Failed::Unsent(request, _)) => *request,
+            Err(connection::Failed::Unsent(body, _)) => *body,
             Err(connection::Failed::Sent(error))
                 if is_repeatable && connection.use_so_far != Use::Nothing && error.is_loss() =>
             {
-                Request::from_parts(head.clone(), RequestBody::empty())
+                RequestBody::empty()
             }
             Err(connection::Failed::Sent(error)) => return Err(SendError::Sent(UpstreamError::H1(error))),
         };
+        drop(connection);
+        Box::pin(self.again_on_h1(head, body, progress)).await
+    }
+
+    /// On a new connection, for the last time.
+    async fn again_on_h1(
+        &self,
+        head: &Parts,
+        body: RequestBody,
+        progress: &Progress,
+    ) -> Result<Response<Relay>, SendError> {
         let dialled = self.dial(&self.pinned()).await.map_err(SendError::Unsent)?;
         let Kept::H1(mut connection) = dialled else {
             return Err(SendError::Unsent(UpstreamError::Version));
         };
-        let sent = self.patiently(connection.send(request), progress).await;
-        match sent.map_err(SendError::Sent)? {
+        match self.once_on_h1(&mut connection, head, body, progress).await? {
             Ok(response) => self.relay_h1(connection, response, head, progress),
             Err(connection::Failed::Unsent(_, error)) => Err(SendError::Unsent(UpstreamError::H1(error))),
             Err(connection::Failed::Sent(error)) => Err(SendError::Sent(UpstreamError::H1(error))),
         }
     }
 
-    /// The tunnel's own connection, or else a new one. Only a tunnel's first request may begin with a connection that was
-    /// kept, and only one that may be repeated.
-    async fn connection(&self, is_repeatable: bool, paid: Paid) -> Result<Connection, UpstreamError> {
-        let (own, is_first) = self.own.take(is_repeatable).await;
-        if let Some(connection) = own {
-            return Ok(connection);
-        }
+    async fn once_on_h1(
+        &self,
+        connection: &mut Connection,
+        head: &Parts,
+        body: RequestBody,
+        progress: &Progress,
+    ) -> Result<Result<Response<SiteBody>, connection::Failed>, SendError> {
+        let mut timer = std::mem::take(&mut connection.timer);
+        let sent = self.patiently(connection.send(head, body), &mut timer, progress).await;
+        connection.timer = timer;
+        sent.map_err(SendError::Sent)
+    }
+
+    /// For a tunnel that has none. Only its first request may begin with a connection that was kept, and only one that may
+    /// be repeated.
+    async fn connection(&self, may_be_kept: bool, paid: Paid) -> Result<Connection, UpstreamError> {
         let checked = self.checked(paid).await?;
-        let kept = match is_first && is_repeatable {
+        let kept = match may_be_kept {
             true => self.own.upstreams.pick(&self.own.key, &checked).await,
             false => None,
         };
@@ -169,24 +195,25 @@ impl Lane {
 
     async fn on_h2(
         &self,
-        mut request: Request<RequestBody>,
         head: &Parts,
+        mut body: RequestBody,
         progress: &Progress,
         paid: Paid,
     ) -> Result<Response<Relay>, SendError> {
-        let is_repeatable = paid == Paid::No && is_repeatable(&request);
+        let is_repeatable = paid == Paid::No && is_repeatable(head, &body);
         let (mut resendings, mut was_lost, mut failed_on) = (0, false, Vec::new());
         loop {
             let line = self.line(is_repeatable, paid, &failed_on).await;
             let (line, place) = line.map_err(SendError::Unsent)?;
             let was_reused = line.has_served();
-            let sent = self.patiently(line.send(place, request), progress).await;
+            let sending = line.send(place, Request::from_parts(copy(head), body));
+            let sent = self.patiently(sending, &mut Timer::default(), progress).await;
             let failed = match sent.map_err(SendError::Sent)? {
                 Ok(response) => return self.relay_h2(&line, response, head),
                 Err(failed) => failed,
             };
             let error = UpstreamError::Broken(failed.error.into());
-            let body = match failed.unprocessed {
+            body = match failed.unprocessed {
                 Some(body) if resendings < RESENDINGS => {
                     resendings += 1;
                     body
@@ -198,7 +225,6 @@ impl Lane {
                 }
                 None => return Err(SendError::Sent(error)),
             };
-            request = Request::from_parts(head.clone(), body);
             failed_on.push(line);
         }
     }
@@ -272,20 +298,31 @@ impl Lane {
 
     /// Waits for an answer as long as the site may take. A long upload is not silence: the timeout restarts as long as
     /// parts of it are sent.
-    async fn patiently<T>(&self, sending: impl Future<Output = T>, progress: &Progress) -> Result<T, UpstreamError> {
-        tokio::pin!(sending);
+    async fn patiently<T>(
+        &self,
+        sending: impl Future<Output = T>,
+        timer: &mut Timer,
+        progress: &Progress,
+    ) -> Result<T, UpstreamError> {
+        let mut sending = pin!(sending);
         let patience = self.own.upstreams.timeouts.response_head;
+        let mut deadline = Instant::now() + patience;
         let mut parts = progress.parts();
-        loop {
-            if let Ok(sent) = timeout(patience, &mut sending).await {
-                return Ok(sent);
+        poll_fn(|cx| {
+            if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Ok(sent));
             }
-            let now = progress.parts();
-            if now == parts {
-                return Err(UpstreamError::Timeout);
+            while timer.poll_until(deadline, cx).is_ready() {
+                let now = progress.parts();
+                if now == parts {
+                    return Poll::Ready(Err(UpstreamError::Timeout));
+                }
+                parts = now;
+                deadline = Instant::now() + patience;
             }
-            parts = now;
-        }
+            Poll::Pending
+        })
+        .await
     }
 
     fn relay_h1(
@@ -304,10 +341,7 @@ impl Lane {
                 let own = self.own.clone();
                 let goes_on = !ends_connection(&response) && status != StatusCode::PAYMENT_REQUIRED;
                 progress.want(status.is_success() || goes_on);
-                let carrier = Carrier {
-                    connection: Some(connection),
-                    progress: progress.clone(),
-                };
+                let carrier = Carrier::new(connection, progress.clone());
                 Some(Box::new(move || {
                     if let Some(connection) = carrier.free() {
                         own.give_back(connection);
@@ -346,8 +380,18 @@ pub fn ends_connection<B>(response: &Response<B>) -> bool {
             || Persistence::said(response.version(), response.headers()) == Some(Persistence::Close))
 }
 
-fn is_repeatable(request: &Request<RequestBody>) -> bool {
-    request.method().is_safe() && request.body().is_end_stream()
+fn is_repeatable(head: &Parts, body: &RequestBody) -> bool {
+    head.method.is_safe() && body.is_end_stream()
+}
+
+/// Without the extensions, which are for HTTP/1.1.
+fn copy(head: &Parts) -> Parts {
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.version = head.version;
+    copy.headers = head.headers.clone();
+    copy
 }
 
 /// Turns a relayed response into the one for the agent.

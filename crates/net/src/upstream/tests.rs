@@ -43,8 +43,7 @@ fn key(offer: AlpnOffer) -> Key {
 async fn get(lane: &Lane) -> Result<Response<crate::body::Relay>, UpstreamError> {
     let request = Request::get("https://127.0.0.1:1/").body(crate::body::RequestBody::empty());
     let (head, body) = request.unwrap().into_parts();
-    let request = Request::from_parts(head.clone(), body);
-    lane.send(request, &head, &crate::body::Progress::none()).await
+    lane.send(&head, body, &crate::body::Progress::none()).await
 }
 
 #[tokio::test]

@@ -23,16 +23,7 @@ pub(super) async fn read_rest(shared: &Shared) -> bool {
     if shared.lock().is_read() {
         return true;
     }
-    poll_fn(|cx| {
-        let mut wire = shared.lock();
-        wire.own(cx);
-        if wire.is_being_read() {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    })
-    .await;
+    reader_is_done(shared).await;
     let until = Instant::now() + LINGER;
     loop {
         let part = timeout(LINGER_SILENCE, poll_fn(|cx| shared.lock().poll_discard(cx)));
@@ -42,6 +33,19 @@ pub(super) async fn read_rest(shared: &Shared) -> bool {
             _ => return false,
         }
     }
+}
+
+/// Waits until nobody reads the body any more. What is read by two would arrive with holes.
+async fn reader_is_done(shared: &Shared) {
+    poll_fn(|cx| {
+        let mut wire = shared.lock();
+        wire.own(cx);
+        match wire.is_being_read() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    })
+    .await;
 }
 
 /// Ends a connection in order.
@@ -60,6 +64,7 @@ pub(super) async fn close(shared: &Shared) {
 /// Ends it, and drops what the agent is still sending.
 pub(super) async fn linger(shared: &Shared) {
     shut_down(shared).await;
+    reader_is_done(shared).await;
     let until = Instant::now() + LINGER;
     loop {
         let part = poll_fn(|cx| {

@@ -148,6 +148,10 @@ impl Sending {
     /// Takes what the body has now, until there is enough to write. False if the body has to be waited for.
     fn take_parts(&mut self, shared: &Shared, mut body: Pin<&mut AnswerBody>, cx: &mut Context<'_>) -> bool {
         loop {
+            // Also after a flush that had to wait: each wake-up would add a part otherwise.
+            if shared.lock().is_full() {
+                return true;
+            }
             let polled = match body.is_end_stream() {
                 true => Poll::Ready(None),
                 false => body.as_mut().poll_frame(cx),

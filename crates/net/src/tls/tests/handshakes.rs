@@ -223,3 +223,39 @@ fn offers_are_cut_to_what_we_read_in_the_clients_order() {
         assert_eq!(upstream.config(offer).alpn_protocols, offer.identifiers(), "{offer:?}");
     }
 }
+
+#[tokio::test]
+async fn both_sides_agree_on_the_suite_that_the_processor_does_for_us() {
+    let fixture = Fixture::now();
+    let config = fixture.configs.by_sni(Alpn::Http1);
+    assert_eq!(config.send_tls13_tickets, 1);
+
+    // An agent that lists the dearest suite first.
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(fixture.leaves.authority().certificate().clone()).unwrap();
+    let agent = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let (near, far) = tokio::io::duplex(16 << 10);
+    let name = rustls::pki_types::ServerName::try_from("api.example").unwrap();
+    let (connected, accepted) = tokio::join!(
+        tokio_rustls::TlsConnector::from(Arc::new(agent)).connect(name, near),
+        TlsAcceptor::from(config).accept(far)
+    );
+    let suite = |connection: &rustls::CommonState| connection.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(
+        suite(accepted.unwrap().get_ref().1),
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+    );
+    drop(connected);
+
+    // A site that takes what its client lists first.
+    let mut site = (*fixture.configs.by_sni(Alpn::Http1)).clone();
+    site.ignore_client_order = false;
+    let (_, _, far) = handshake(&fixture.client(), "api.example", AlpnOffer::Http1, Arc::new(site))
+        .await
+        .unwrap();
+    assert_eq!(suite(far.get_ref().1), CipherSuite::TLS13_AES_128_GCM_SHA256);
+}
