@@ -387,7 +387,7 @@ mod tests {
 
     /// How large the future is that a tunnel makes, which is not polled here.
     fn size<F: Future>(
-        _: impl FnOnce(Arc<Proxy>, Login, Authority, Result<(), Full>, Rewind<tokio::net::TcpStream>) -> F,
+        _: impl FnOnce(Arc<Proxy>, Login, Authority, Result<(), Full>, Rewind<tokio::net::TcpStream>, Reset) -> F,
     ) -> usize {
         size_of::<F>()
     }

@@ -175,7 +175,7 @@ fn read(head: Bytes) -> Result<(Request<()>, Length), Malformed> {
 }
 
 /// Whether the length is said once, in digits alone.
-fn is_plain(headers: &HeaderMap) -> bool {
+fn is_plain(headers: &http::HeaderMap) -> bool {
     let mut lines = headers.get_all(CONTENT_LENGTH).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return false;
