@@ -9,6 +9,8 @@
 //! * white space that is no part of a value, and folded lines joined by a space (RFC 9112 §5);
 //! * how a connection ends on which every answer is whole without that end. That it ends is compared;
 //! * how a site's connection ends whose client has left. That it ends is compared; on an upgraded one also how;
+//! * that a client's connection stays open when the site has closed its own after a whole answer, in the absolute form: it
+//!   is a connection to the proxy, and the next request may be for another site;
 //! * that a site's connection stays open after the client has left: the proxy may keep it. A row in which the site
 //!   listens for the end says that the end must come.
 
@@ -71,6 +73,15 @@ pub(super) fn is_problem(client: &Record, status: u16) -> bool {
         let is_ours = |field: &Field| is(field, "content-type") && field.value == b"application/problem+json";
         has_status && answer.is_whole && answer.fields.iter().any(is_ours)
     })
+}
+
+/// In the absolute form: a client that waits for the end of a connection on which every answer is whole.
+pub(super) fn excuse_open(direct: &Record, proxied: &mut Record) {
+    let waits = proxied.stuck.as_ref().is_some_and(|step| step.ends_with("(HearEnd)"));
+    if waits && direct.end.is_some() && proxied.end.is_none() && is_idle(direct) && is_idle(proxied) {
+        proxied.stuck = None;
+        proxied.end = direct.end;
+    }
 }
 
 fn ends_alike(kind: Kind, direct: &Record, proxied: &Record) -> bool {

@@ -60,16 +60,6 @@ impl Stream {
         let path = first.and_then(|block| block.iter().find(|line| line.starts_with(":path: ")));
         path.cloned().unwrap_or_default()
     }
-
-    pub(super) fn is_problem(&self, status: u16) -> bool {
-        self.end.as_deref() == Some("END_STREAM")
-            && self.blocks.first().is_some_and(|block| {
-                block.contains(&format!(":status: {status}"))
-                    && block
-                        .iter()
-                        .any(|line| line == "content-type: application/problem+json")
-            })
-    }
 }
 
 /// Reads and writes frames.

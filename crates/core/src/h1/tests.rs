@@ -162,12 +162,13 @@ fn answers_are_taken_as_clients_take_them() {
     assert_eq!(read.headers()["c"], "3");
     assert_eq!(read.headers()["d"], "4");
     let written = written_response(read, hop(Length::Known(0)));
-    let expected =
-        "HTTP/1.1 200 Alles G\u{fc}t\r\nA: 1\r\n 2\r\nB: \u{1}x\r\nC : 3\r\nD: 4\r\nContent-Length: 0\r\n\r\n";
+    let expected = "HTTP/1.1 200 Alles G\u{fc}t\r\nA: 1\r\n 2\r\nB: \u{1}x\r\nC : 3\r\nno colon\r\nD: 4\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(String::from_utf8(written).unwrap(), expected);
     for (line, reason) in [("HTTP/1.0 299 ", ""), ("HTTP/1.1 999 x", "x"), ("HTTP/1.1 200", "")] {
         let read = response(format!("{line}\r\n\r\n").as_bytes());
         assert_eq!(read.extensions().get::<Reason>().unwrap().as_bytes(), reason.as_bytes());
+        let written = written_response(read, hop(Length::Empty));
+        assert_eq!(String::from_utf8(written).unwrap(), format!("{line}\r\n\r\n"));
     }
     for bad in [
         "HTTP/1.1 20 x",
@@ -178,6 +179,54 @@ fn answers_are_taken_as_clients_take_them() {
     ] {
         assert!(response_head(&format!("{bad}\r\n\r\n").into()).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_line_that_is_no_field_passes_unless_it_could_be_taken_for_one_that_matters() {
+    let passed = |line: &str| {
+        let head = format!("HTTP/1.1 200 OK\r\nA: 1\r\n{line}\r\nB: 2\r\n\r\n");
+        let written = written_response(response(head.as_bytes()), hop(Length::Empty));
+        written == head.as_bytes()
+    };
+    for line in [
+        "X Odd: 1",
+        "X-Zo\u{eb}: 1",
+        "nonsense",
+        ": empty",
+        "(c): d",
+        "nonsense\r\n goes on",
+    ] {
+        assert!(passed(line), "{line:?}");
+    }
+    for line in [
+        "Bursar Payment: x",
+        "Bursar-(Payment: x",
+        "Bursar-Pay ment: x",
+        " Bursar_\u{eb}: x",
+        "Content-Length\r: 5",
+        "Content- Length: 5",
+        "(Transfer-Encoding: chunked",
+        "Transfer-Encoding",
+        "connection close",
+        "proxy status: x",
+        "nonsense\r\n Content-Length : 5",
+        "X\r: 1",
+        "\r",
+    ] {
+        if line.starts_with(' ') {
+            // Behind another line it would go on with that one.
+            let head = format!("HTTP/1.1 200 OK\r\n{line}\r\nB: 2\r\n\r\n");
+            let written = written_response(response(head.as_bytes()), hop(Length::Empty));
+            assert_eq!(written, b"HTTP/1.1 200 OK\r\nB: 2\r\n\r\n", "{line:?}");
+        } else {
+            assert!(!passed(line), "{line:?}");
+        }
+    }
+    let mut paid = response(b"HTTP/1.1 200 OK\r\nX Echo: secret\r\nB: 2\r\n\r\n");
+    let lines = paid.extensions().get::<Lines>().unwrap().fields_only();
+    paid.extensions_mut().insert(lines);
+    let written = written_response(paid, hop(Length::Empty));
+    assert_eq!(written, b"HTTP/1.1 200 OK\r\nB: 2\r\n\r\n");
 }
 
 #[test]

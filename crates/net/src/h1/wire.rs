@@ -384,8 +384,8 @@ impl Wire {
 
     /// We need the body, for which the agent waits to be asked, before the site has asked for it.
     pub(super) fn invite(&mut self) {
+        self.agent.was_invited = true;
         if std::mem::take(&mut self.agent.waits) {
-            self.agent.was_invited = true;
             self.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.wake_owner();
         }
@@ -397,7 +397,7 @@ impl Wire {
 pub(super) struct Agent {
     /// It waits for `100 Continue`, and nobody reads its body.
     pub(super) waits: bool,
-    /// It has had a `100 Continue` of ours: the site's would be a second one.
+    /// All of its body was wanted here: from now on a `100 Continue` of the site concerns us.
     pub(super) was_invited: bool,
     /// It may get informational answers.
     pub(super) informs: bool,
