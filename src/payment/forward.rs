@@ -9,11 +9,11 @@ use http::{Extensions, Request, Response, StatusCode, Uri, Version};
 
 use crate::answer::{self, Code, Problem, Unpaid};
 use bursar_core::agent_name::AgentName;
-use bursar_core::h1::{Lines, Persistence, RawTarget};
+use bursar_core::h1::{Persistence, RawTarget};
 use bursar_core::hop::{self, Upgrading};
 use bursar_net::body::{AnswerBody, BufferedBody, Progress, Relay, Replay, RequestBody};
+use bursar_net::h1::Interims;
 use bursar_net::h1::server::Exchange;
-use bursar_net::h1::{Interims, TrailerLines};
 use bursar_net::upstream::{Lane, Origin, stream};
 use bursar_net::via::Via;
 
@@ -33,7 +33,9 @@ pub(super) fn outgoing<B>(
     if let Some(via) = via {
         via.add(&mut head.headers, head.version);
     }
-    head.uri = target(origin, &head)?;
+    if !is_as_the_site_gets_it(&head) {
+        head.uri = target(origin, &head)?;
+    }
     if head.version == Version::HTTP_11 {
         // It requires a host.
         if !head.headers.contains_key(HOST)
@@ -42,7 +44,7 @@ pub(super) fn outgoing<B>(
             head.headers.insert(HOST, host);
         }
     }
-    head.extensions = as_written(head.extensions);
+    head.extensions = as_written(head.extensions, head.version);
     if head.version == Version::HTTP_10
         && let Some(persistence) = persistence
     {
@@ -52,19 +54,16 @@ pub(super) fn outgoing<B>(
     Ok((head, body))
 }
 
-/// What says how the agent wrote its request. Nothing else that came with it concerns the site.
-fn as_written(mut arrived: Extensions) -> Extensions {
-    let mut kept = Extensions::new();
-    if let Some(lines) = arrived.remove::<Lines>() {
-        kept.insert(lines);
+/// What says how the agent wrote its request, which is all that comes with one of HTTP/1.1. Nothing that came with one of
+/// HTTP/2 concerns the site.
+fn as_written(mut arrived: Extensions, version: Version) -> Extensions {
+    if version >= Version::HTTP_2 {
+        return Extensions::new();
     }
     if let Some(target) = arrived.remove::<RawTarget>() {
-        kept.insert(target.into_origin_form());
+        arrived.insert(target.into_origin_form());
     }
-    if let Some(trailers) = arrived.remove::<TrailerLines>() {
-        kept.insert(trailers);
-    }
-    kept
+    arrived
 }
 
 /// Informational answers go to the agent as they come. `100 Continue` also lets our own upload begin, with what the agent
@@ -78,6 +77,12 @@ pub(super) fn interims(agent: Exchange, invited: Option<BufferedBody>) -> Interi
             body.open();
         }
     })
+}
+
+/// As nearly every target is.
+fn is_as_the_site_gets_it(head: &Parts) -> bool {
+    let has_authority = head.uri.authority().is_some();
+    head.uri.path_and_query().is_some() && has_authority == (head.version >= Version::HTTP_2)
 }
 
 /// A site gets the origin form on h1 (RFC 9112 §3.2.1), and on h2 a full set of pseudo-fields.

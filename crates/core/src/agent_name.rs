@@ -1,14 +1,16 @@
 //! The name that identifies an agent in limits, in the ledger and in messages.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use thiserror::Error;
 
-/// `[a-z0-9][a-z0-9_.-]{0,63}`: safe in file names, log lines, headers and CSV cells alike.
+/// `[a-z0-9][a-z0-9_.-]{0,63}`: safe in file names, log lines, headers and CSV cells alike. Cheap to clone, as every
+/// request does it several times.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub struct AgentName(Box<str>);
+pub struct AgentName(Arc<str>);
 
 /// The text is not a valid agent name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

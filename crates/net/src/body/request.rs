@@ -103,7 +103,7 @@ impl BufferedBody {
             Whole::Streaming
         };
         let progress = Progress::default();
-        progress.over.store(whole == Whole::Ended, Ordering::Relaxed);
+        progress.0.is_over.store(whole == Whole::Ended, Ordering::Relaxed);
         Self(Arc::new(Mutex::new(State {
             source: Some(source),
             kept,
@@ -221,7 +221,7 @@ impl State {
         let ended = source.is_end_stream();
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.progress.parts.fetch_add(1, Ordering::Relaxed);
+                self.progress.0.parts.fetch_add(1, Ordering::Relaxed);
                 self.keep(frame);
             }
             // Asked again, a broken stream may say that it has ended; the site would take what it got for all of it.
@@ -277,7 +277,7 @@ impl State {
     }
 
     fn end(&mut self) {
-        self.progress.over.store(true, Ordering::Relaxed);
+        self.progress.0.is_over.store(true, Ordering::Relaxed);
         if self.whole == Whole::Streaming {
             self.whole = Whole::Ended;
         }
@@ -371,35 +371,38 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 /// The progress of an upload: a slow upload must not be mistaken for a silent site, and a connection with an unfinished
 /// upload cannot be reused.
 #[derive(Clone, Default)]
-pub struct Progress {
-    parts: Arc<AtomicU64>,
-    over: Arc<AtomicBool>,
-    wanted: Arc<AtomicBool>,
+pub struct Progress(Arc<Upload>);
+
+#[derive(Default)]
+struct Upload {
+    parts: AtomicU64,
+    is_over: AtomicBool,
+    is_wanted: AtomicBool,
 }
 
 impl Progress {
     /// For a request whose body is complete in memory.
     pub fn none() -> Self {
         let none = Self::default();
-        none.over.store(true, Ordering::Relaxed);
+        none.0.is_over.store(true, Ordering::Relaxed);
         none
     }
 
     pub fn parts(&self) -> u64 {
-        self.parts.load(Ordering::Relaxed)
+        self.0.parts.load(Ordering::Relaxed)
     }
 
     /// Whether the site gets the rest of the upload also after its response.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed)
+        self.0.is_wanted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn want(&self, wanted: bool) {
-        self.wanted.store(wanted, Ordering::Relaxed);
+        self.0.is_wanted.store(wanted, Ordering::Relaxed);
     }
 
     pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+        self.0.is_over.load(Ordering::Relaxed)
     }
 }
 

@@ -272,7 +272,12 @@ fn poll_gone(wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Error> {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        match wire.poll_fill(cx) {
+        // Hardly an agent sends anything before its answer: that is waited for without a buffer.
+        let polled = match wire.input.is_empty() {
+            true => wire.poll_quiet(cx),
+            false => wire.poll_fill(cx),
+        };
+        match polled {
             Poll::Ready(Filled::More) => {}
             Poll::Ready(Filled::Ended(Ending::Clean)) if wire.agent.needed == 0 => return Poll::Pending,
             Poll::Ready(Filled::Ended(_)) => return Poll::Ready(io::ErrorKind::ConnectionReset.into()),
