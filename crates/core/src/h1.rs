@@ -8,16 +8,18 @@
 
 mod body;
 mod head;
+mod hop;
 mod lines;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-pub use body::{Decoded, Decoder, Encoder, Length, head_length, request_length, response_length};
+pub use body::{Decoded, Decoder, Encoder, head_length, request_length, response_length};
 pub use head::{RawTarget, Reason, Scan, request_head, response_head};
+pub use hop::{Hop, Length, Persistence};
 pub use lines::Lines;
-pub use write::{Hop, Persistence, write_request, write_response};
+pub use write::{write_request, write_response};
 
 /// The most fields of one head, and of one block of trailers (R33).
 pub const MOST_FIELDS: usize = 256;

@@ -8,22 +8,13 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use super::Malformed;
 use super::head::Scan;
+use super::hop::{Length, Placed};
 use super::lines::{From, Lines};
-use super::write::{Placed, write_fields};
+use super::write::write_fields;
 
 /// Size line of a chunk, extensions included, and a block of trailers.
 const LONGEST_SIZE_LINE: usize = 4 << 10;
 const LONGEST_TRAILERS: usize = 64 << 10;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
-    /// No body, and no field says how long it is.
-    Empty,
-    Known(u64),
-    Chunked,
-    /// The end of the connection (RFC 9112 §6.3).
-    UntilClose,
-}
 
 pub fn request_length<B>(request: &Request<B>) -> Result<Length, Malformed> {
     head_length(request.version(), request.headers())

@@ -1,10 +1,9 @@
 //! The field lines of one head or of trailers, as they arrived.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::write::{Hop, Placed};
+use super::hop::{Hop, Placed};
 use super::{MOST_FIELDS, Malformed};
 
 /// The lines of a head in their order, each as its sender wrote it. Cheap to clone.
@@ -157,11 +156,6 @@ pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Byte
     out.extend_from_slice(b": ");
     out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
-}
-
-/// The fields that a hop decides about.
-pub(super) fn is_hops(name: &HeaderName) -> bool {
-    *name == CONNECTION || *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH
 }
 
 /// The field that begins at `at`, without its line's end but with the lines that continue it, and where the next one

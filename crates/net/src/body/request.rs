@@ -159,7 +159,7 @@ impl BufferedBody {
         let mut state = lock(&self.0);
         // What was taken for a replay is not there to be sent.
         state.refused = state.closes || state.hold != Hold::None;
-        state.progress.wanted.store(!state.refused, Ordering::Relaxed);
+        state.progress.want(!state.refused);
         state.let_go();
     }
 
