@@ -35,8 +35,8 @@ pub enum Persistence {
 #[derive(Default)]
 pub(super) struct Placed {
     pub(super) of_answer: bool,
-    coding: bool,
-    connection: bool,
+    pub(super) coding: bool,
+    pub(super) connection: bool,
 }
 
 impl Persistence {

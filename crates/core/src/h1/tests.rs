@@ -281,12 +281,11 @@ fn the_length_of_an_answer() {
     );
 }
 
+/// A body, its trailers, and what is left over.
+type Body = (Vec<u8>, Option<http::HeaderMap>, Vec<u8>);
+
 /// Everything that a decoder yields, with the input in parts of `step` bytes.
-fn decoded(
-    length: Length,
-    input: &[u8],
-    step: usize,
-) -> Result<(Vec<u8>, Option<http::HeaderMap>, Vec<u8>), Malformed> {
+fn decoded(length: Length, input: &[u8], step: usize) -> Result<Body, Malformed> {
     let mut decoder = Decoder::of_response(length);
     let (mut body, mut trailers, mut buffer) = (Vec::new(), None, BytesMut::new());
     let mut parts = input.chunks(step);

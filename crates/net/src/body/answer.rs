@@ -177,7 +177,7 @@ impl Relay {
         let mut relay = Self {
             read: None,
             after: None,
-            rest: rest.into(),
+            rest,
             framing,
             idle,
             timer: None,

@@ -133,6 +133,10 @@ async fn next_head<S: Service>(shared: &Shared, mut stopped: Pin<&mut impl Futur
     let mut scan = Scan::default();
     let mut site_closed = pin!(service.site_closed());
     poll_fn(move |cx| {
+        // Before a head that is there already: the site has ended the connection for which it was meant.
+        if site_closed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Next::Over);
+        }
         let mut wire = shared.lock();
         loop {
             match scan.end(&wire.input) {
@@ -155,8 +159,7 @@ async fn next_head<S: Service>(shared: &Shared, mut stopped: Pin<&mut impl Futur
         }
         wire.rest();
         drop(wire);
-        let over =
-            service.is_stopping() || stopped.as_mut().poll(cx).is_ready() || site_closed.as_mut().poll(cx).is_ready();
+        let over = service.is_stopping() || stopped.as_mut().poll(cx).is_ready();
         if over { Poll::Ready(Next::Over) } else { Poll::Pending }
     })
     .await
