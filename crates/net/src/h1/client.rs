@@ -267,12 +267,14 @@ impl Connection {
         ours.uploading = Some(task.abort_handle());
     }
 
-    /// Ends the connection in the middle of an exchange, also for an upload that goes on.
+    /// Closes the connection in the middle of an exchange, also for an upload that goes on. Its answer may be kept for
+    /// long after it has ended, and must not keep the socket.
     pub fn cut(&self) {
         let mut line = lock(&self.line);
         if let Some(upload) = line.uploading.take() {
             upload.abort();
         }
+        line.wire.cut();
         line.end();
     }
 
