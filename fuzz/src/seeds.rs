@@ -552,7 +552,9 @@ pub fn tls_hellos() -> Seeds {
         bytes.extend(body);
         bytes
     };
-    let name = [0, 0, 0, 14, 0, 12, 0, 0, 9, b'a', b'.', b'e', b'x', b'a', b'm', b'p', b'l', b'e'];
+    let name = [
+        0, 0, 0, 14, 0, 12, 0, 0, 9, b'a', b'.', b'e', b'x', b'a', b'm', b'p', b'l', b'e',
+    ];
     // `signature_algorithms`, without which rustls reads none.
     let signatures = [0, 13, 0, 4, 0, 2, 4, 3];
     vec![

@@ -283,6 +283,8 @@ impl Dialer {
             // The proxy's own loopback is not what the agent means.
             Ok(checked) if checked.known.iter().all(|address| address.ip().is_loopback()) => return Ok(checked),
             Ok(_) => {}
+            // A failure of this machine says nothing about the name.
+            Err(DialError::Dns { why }) if matches!(why, NameFault::System(_)) => return Err(DialError::Dns { why }),
             Err(DialError::Dns { .. } | DialError::Timeout(_)) if !must_be_known => {}
             // Also if the agent's look-ups are used up: it must not be able to have a name go unguarded.
             Err(refused) => return Err(refused),

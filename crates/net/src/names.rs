@@ -115,6 +115,8 @@ struct Good {
 #[derive(Clone, Debug)]
 struct Question {
     began: Instant,
+    /// Whether both families are asked for. Half an answer is for its caller alone.
+    is_whole: bool,
     found: watch::Receiver<Found>,
 }
 
@@ -227,22 +229,25 @@ impl Names {
                 joinable().unwrap_or_else(|| self.begin(host, known, share))
             }
         };
-        timeout_at(late, question.answer(known))
-            .await
-            .unwrap_or(Err(Unresolved::Late(patience)))
+        // Its own time, from here on: a caller that waited long for its turn must not take an answer that is about to come
+        // for none at all.
+        question.answer(known, patience).await
     }
 
     /// In a task of its own: when nobody waits any more, the blocked threads live on, and count as long as they do.
     fn begin(&self, host: &Host, known: &Arc<Known>, share: Share) -> Question {
+        // Each family blocks a thread. Where the second one hangs in too many look-ups of this agent, it is asked only for
+        // names that need it, and in the first one's place.
+        let second = self.places.second.take(share.agent(), 1).ok();
         let (sender, found) = watch::channel(Found::default());
         let question = Question {
             began: Instant::now(),
+            is_whole: second.is_some(),
             found,
         };
-        known.lock().asking = Some(question.clone());
-        // Each family blocks a thread. Where the second one hangs in too many look-ups, it is asked only for names that
-        // need it, and in the first one's place.
-        let second = self.places.second.take(share.agent(), 1).ok();
+        if question.is_whole {
+            known.lock().asking = Some(question.clone());
+        }
         let ask = |family| self.resolver.lookup(host.to_string(), family);
         let (v4, v6) = (ask(Family::V4), ask(Family::V6));
         // A look-up under way is nobody's hold on the last answer.
@@ -325,7 +330,7 @@ impl Known {
         put(sender, family, half);
         let found = sender.borrow().clone();
         let is_newer = |than: &Good| than.question.began <= question.began;
-        if state.good.as_ref().is_none_or(is_newer) {
+        if question.is_whole && state.good.as_ref().is_none_or(is_newer) {
             match found.addresses() {
                 Ok(_) => {
                     // The second family does not make the first one's answer younger.
@@ -368,12 +373,13 @@ impl Question {
         self.found.has_changed().is_ok() && !self.found.borrow().is_complete()
     }
 
-    async fn answer(mut self, known: &Arc<Known>) -> Result<Answer, Unresolved> {
+    async fn answer(mut self, known: &Arc<Known>, patience: Duration) -> Result<Answer, Unresolved> {
         let died = || NameFault::System("the look-up was given up".to_owned());
         let some = self
             .found
             .wait_for(|found| found.is_complete() || found.addresses().is_ok());
-        some.await.map_err(|_| died())?;
+        let some = timeout(patience, some).await.map_err(|_| Unresolved::Late(patience))?;
+        some.map_err(|_| died())?;
         let all = self.found.wait_for(Found::is_complete);
         // The rest may come later.
         let _ = timeout(RESOLUTION_DELAY, all).await;

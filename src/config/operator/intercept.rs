@@ -21,6 +21,17 @@ impl Intercept {
         !is_in(&self.never) && (self.only.is_empty() || is_in(&self.only))
     }
 
+    /// Whether it may read a host that this pattern means.
+    pub(crate) fn reads_some_of(&self, hosts: &HostPattern) -> bool {
+        match hosts {
+            HostPattern::Exact(host) => self.reads(host),
+            // One that no other pattern is likely to name alone.
+            HostPattern::Below(apex) => {
+                Host::parse(&format!("any-other-host.{apex}")).is_ok_and(|host| self.reads(&host))
+            }
+        }
+    }
+
     /// Whether there is anything that it does not read.
     pub(crate) fn is_everything(&self) -> bool {
         self.never.is_empty() && self.only.is_empty()

@@ -12,7 +12,7 @@ use super::capacity::capacity;
 use super::corporate::corporate;
 use super::intercept::{Intercept, intercept};
 use super::path::path;
-use super::site::{SiteTls, sites};
+use super::site::{SiteSection, SiteTls, sites};
 use super::{
     AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Log, Proxy, RpcUrl, SharedStore, Store,
     Stripe, StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
@@ -145,9 +145,24 @@ fn upstream(mut section: Section<'_>, intercept: &mut Intercept, dir: &Path) -> 
         .take("allow_http_payments")
         .and_then(|entry| entry.items())
         .unwrap_or_default();
-    let sites = section.take("site").map(|entry| sites(&entry, dir)).unwrap_or_default();
+    let entry = section.take("site");
+    let sites = entry.as_ref().map(|entry| sites(entry, dir)).unwrap_or_default();
     let passthrough = sites.iter().filter(|site| site.tls == SiteTls::Passthrough);
     intercept.never.extend(passthrough.map(|site| site.hosts.clone()));
+    let unread = |site: &&SiteSection| site.tls != SiteTls::Passthrough && !intercept.reads_some_of(&site.hosts);
+    for (entry, site) in entry
+        .iter()
+        .flat_map(|entry| sites.iter().filter(unread).map(move |site| (entry, site)))
+    {
+        entry.reject_key::<()>(
+            format!(
+                "upstream.site: \"{}\" is not intercepted, so its section is never used",
+                site.hosts
+            ),
+            "Remove the section, or change `never` and `only` under [intercept] and sections with `passthrough`."
+                .to_owned(),
+        );
+    }
     let host = |item: &Entry<'_>| {
         let text = item.text()?;
         match named_host(text) {

@@ -169,6 +169,9 @@ fn hosts_that_are_not_intercepted_are_read_as_in_limits() {
     for (host, read) in [("a.example", true), ("bank.example", false), ("a.test", false)] {
         assert_eq!(reads(both, host), read, "{host}");
     }
+    let wide = "[[upstream.site]]\nhost = \"*.corp.example\"\npassthrough = true\n\
+                [[upstream.site]]\nhost = \"pay.corp.example\"\nca = \"a.pem\"\n";
+    rejects(wide, "its section is never used");
     let section = "[[upstream.site]]\nhost = \"old.example\"\npassthrough = true\n";
     assert!(!reads(section, "old.example") && reads(section, "new.example"));
     assert!(reads(&section.replace("true", "false\nca = \"a.pem\""), "old.example"));

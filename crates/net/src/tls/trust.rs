@@ -51,10 +51,12 @@ pub fn roots_in(path: &Path) -> Result<Accepted, TrustError> {
 }
 
 pub(super) fn accepted_for_a_site(path: &Path) -> Result<Accepted, TrustError> {
-    only_in(path).map_err(|why| TrustError::SiteCa {
-        path: path.to_owned(),
-        why,
-    })
+    only_in(path)
+        .map(Accepted::for_one_site)
+        .map_err(|why| TrustError::SiteCa {
+            path: path.to_owned(),
+            why,
+        })
 }
 
 fn only_in(path: &Path) -> Result<Accepted, String> {

@@ -21,6 +21,8 @@ pub struct Accepted {
     /// Certificates from the operator's own files. Besides what they sign as a CA, each is accepted as the certificate of
     /// a site.
     pinned: Vec<CertificateDer<'static>>,
+    /// A pinned certificate may name no host: it is for one site only.
+    names_may_be_missing: bool,
 }
 
 impl Accepted {
@@ -28,7 +30,14 @@ impl Accepted {
         Self {
             authorities,
             pinned: Vec::new(),
+            names_may_be_missing: false,
         }
+    }
+
+    /// Only for certificates that nothing but the site of a section is checked against.
+    pub(super) const fn for_one_site(mut self) -> Self {
+        self.names_may_be_missing = true;
+        self
     }
 
     /// A certificate that the operator has named. One that says that it is not a CA's is trusted for itself alone: who
@@ -59,6 +68,7 @@ impl Accepted {
         Ok(Arc::new(SiteVerifier {
             authorities,
             pinned: self.pinned,
+            names_may_be_missing: self.names_may_be_missing,
             algorithms: provider().signature_verification_algorithms,
         }))
     }
@@ -69,6 +79,7 @@ struct SiteVerifier {
     /// `None` if only single certificates are accepted.
     authorities: Option<Arc<WebPkiServerVerifier>>,
     pinned: Vec<CertificateDer<'static>>,
+    names_may_be_missing: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -95,7 +106,8 @@ impl ServerCertVerifier for SiteVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if self.is_pinned(end_entity) {
-            return check_pinned(end_entity, server_name, now).map(|()| ServerCertVerified::assertion());
+            return check_pinned(end_entity, server_name, now, self.names_may_be_missing)
+                .map(|()| ServerCertVerified::assertion());
         }
         match &self.authorities {
             Some(authorities) => {
@@ -134,9 +146,15 @@ impl ServerCertVerifier for SiteVerifier {
     }
 }
 
-/// The operator has vouched for this certificate, so nobody else needs to. It still has its time, and its names, if it
-/// names any in `subjectAltName`: one from before names were kept there belongs to whichever site presents it.
-fn check_pinned(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
+/// The operator has vouched for this certificate, so nobody else needs to. It still has its time and its names. One from
+/// before names were kept in `subjectAltName` is for the site of its section; without a section its key could stand for
+/// every site.
+fn check_pinned(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+    names_may_be_missing: bool,
+) -> Result<(), Error> {
     let (Some(read), Some(validity)) = (Certificate::of(certificate), Validity::of(certificate)) else {
         return Err(CertificateError::BadEncoding.into());
     };
@@ -151,12 +169,19 @@ fn check_pinned(certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: Un
         return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
     }
     if read.version == Version::BeforeExtensions {
-        return Ok(());
+        return match names_may_be_missing {
+            true => Ok(()),
+            false => Err(CertificateError::NotValidForNameContext {
+                expected: name.to_owned(),
+                presented: Vec::new(),
+            }
+            .into()),
+        };
     }
     let parsed = ParsedCertificate::try_from(certificate)?;
     match rustls::client::verify_server_name(&parsed, name) {
         Err(Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
-            if presented.is_empty() =>
+            if presented.is_empty() && names_may_be_missing =>
         {
             Ok(())
         }

@@ -54,6 +54,21 @@ fn trusting(pem: &str) -> UpstreamTls {
     UpstreamTls::new(&trust, PATIENCE).unwrap()
 }
 
+/// With a section for the hosts whose certificates these are.
+fn in_a_section(hosts: &str, pem: &str) -> UpstreamTls {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("site.pem");
+    fs::write(&path, pem).unwrap();
+    let section = SiteTrust {
+        hosts: HostPattern::parse(hosts).unwrap(),
+        ca: Some(path),
+        identity: None,
+    };
+    let trust = Trust::default();
+    let base = UpstreamTls::new(&trust, PATIENCE).unwrap();
+    base.with_sites(&trust, &[section]).unwrap()
+}
+
 async fn outcome(client: &UpstreamTls, name: &str, server: Arc<ServerConfig>) -> Result<(), HandshakeError> {
     let (near, far) = tokio::io::duplex(16 << 10);
     let name = host(name);
@@ -102,11 +117,15 @@ async fn a_self_signed_site_is_accepted_if_it_is_named() {
 }
 
 #[tokio::test]
-async fn a_named_certificate_without_names_is_accepted_for_any_host() {
+async fn a_named_certificate_without_names_is_accepted_for_the_host_of_its_section() {
     let site = self_signed(&[], |_| {});
-    let client = trusting(&site.pem);
-    outcome(&client, "a.example", site.server(BOTH)).await.unwrap();
-    outcome(&client, "127.0.0.1", site.server(BOTH)).await.unwrap();
+    for name in ["a.example", "127.0.0.1"] {
+        outcome(&in_a_section(name, &site.pem), name, site.server(BOTH))
+            .await
+            .unwrap();
+        // Its key could stand for every site otherwise.
+        fault(&trusting(&site.pem), name, site.server(BOTH)).await;
+    }
 }
 
 #[tokio::test]
@@ -223,13 +242,17 @@ async fn a_certificate_from_before_extensions_is_accepted_if_it_is_named() {
                 Arc::new(config)
             };
             let own = PrivateKeyDer::from_pem_file(folder.path().join("key.pem")).unwrap();
-            outcome(&trusting(&pem), "old.example", server(own.clone_key()))
-                .await
-                .unwrap();
+            outcome(
+                &in_a_section("old.example", &pem),
+                "old.example",
+                server(own.clone_key()),
+            )
+            .await
+            .unwrap();
             let stranger = UpstreamTls::new(&Trust::default(), PATIENCE).unwrap();
             fault(&stranger, "old.example", server(own)).await;
             let other = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(KeyPair::generate().unwrap().serialize_der()));
-            let forged = outcome(&trusting(&pem), "old.example", server(other)).await;
+            let forged = outcome(&in_a_section("old.example", &pem), "old.example", server(other)).await;
             assert!(forged.is_err(), "{kind} {version:?}");
         }
     }
