@@ -1,4 +1,4 @@
-//! What the load is told to do, and what it says of it: one JSON line each.
+//! What the load does, and what it reports: one JSON line each.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! HTTP/1.1 as bytes: heads, the length of bodies, chunks and trailers. Nothing here reads or writes a socket.
 //!
-//! A proxy must pass on what it has no opinion about: the order and the case of fields, a target that is no URI, a reason
+//! A proxy must pass on what it has no opinion about: the order and the case of fields, a target that is not a URI, a reason
 //! phrase in another alphabet. So a head is read into the types of `http`, for everything that decides, and its own
 //! lines are kept beside them ([`Lines`], [`RawTarget`], [`Reason`]), for what is written to the other side. What a
 //! decision changes wins over the lines. A message is always written anew from its parts, never copied as a whole: what
@@ -45,7 +45,7 @@ pub enum Malformed {
     Folded,
     #[error("it has more than {MOST_FIELDS} fields")]
     TooManyFields,
-    #[error("it has more than one Content-Length, or one that is no number")]
+    #[error("it has more than one Content-Length, or one that is not a number")]
     ContentLength,
     #[error("its Transfer-Encoding is not `chunked` alone")]
     TransferEncoding,

@@ -187,7 +187,7 @@ impl<S> Watched<S> {
         }
     }
 
-    /// The idle timeout for what waits to be written. The other timer wakes whoever reads.
+    /// The idle timeout for what waits to be written. The other timer wakes the reader.
     fn poll_unwritten<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         loop {
             let deadline = self.last_byte + self.idle;

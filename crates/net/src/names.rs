@@ -171,7 +171,7 @@ impl Names {
         let Some(stale) = known.stale() else {
             return self.ask(agent, host, &known, YOUNG, patience).await;
         };
-        // Whoever joins a look-up that others wait for in vain waits no longer than they.
+        // A caller that joins a look-up which others wait for in vain waits no longer than they do.
         let waited = known
             .asking()
             .map_or(Duration::ZERO, |question| question.began.elapsed());

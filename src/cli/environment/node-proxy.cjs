@@ -88,7 +88,7 @@ function open(agent, proxy, options, defaultPort, finish, done) {
   });
 }
 
-// (options, done), as agents call it. Whoever calls it otherwise expects a socket at once, which cannot be given.
+// (options, done), as agents call it. A caller that leaves `done` out expects a socket at once, which cannot be given.
 function read([options, done]) {
   const usable = typeof options === 'object' && options !== null && typeof done === 'function';
   return usable ? { options, done } : {};

@@ -106,7 +106,7 @@ async fn tokens_are_listed_and_end_one_by_one() {
     let mut members: Vec<&String> = tokens[0].as_object().unwrap().keys().collect();
     members.sort();
     assert_eq!(members, ["agent", "created", "expires", "id", "purpose"]);
-    // The id is part of the hash, which is no secret.
+    // The id is part of the hash, which is not a secret.
     let id = tokens[1]["id"].as_str().unwrap();
     assert!(sha256(&first).starts_with(id) && id.len() == 12, "{id}");
     assert_eq!(json_lines(&done(&dir, &["agents", "tokens", "--json"])).len(), 4);

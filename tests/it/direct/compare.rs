@@ -6,7 +6,7 @@
 //! * what belongs to one hop: the fields in [`OF_ONE_HOP`], and in `Connection` the options `close`, `keep-alive` and
 //!   `te`. How a connection ends is compared itself;
 //! * where chunks begin and end, and their extensions (RFC 9112 §7.1.1);
-//! * white space that is no part of a value, and folded lines joined by a space (RFC 9112 §5);
+//! * white space around a value, and folded lines joined by a space (RFC 9112 §5);
 //! * how a connection ends on which every answer is whole without that end. That it ends is compared;
 //! * how a site's connection ends whose client has left. That it ends is compared; on an upgraded one also how;
 //! * that a client's connection stays open when the site has closed its own after a whole answer, in the absolute form: it

@@ -143,7 +143,7 @@ impl Marks {
     }
 }
 
-/// Plays one side. The connection stays open if a step did not close it; whoever calls this drops it.
+/// Plays one side. The connection stays open if a step did not close it; the caller drops it.
 pub(super) struct Player {
     pub line: Option<Line>,
     pub marks: Marks,

@@ -42,7 +42,7 @@ async fn remembers(login: &'static str, challenge: &'static str) -> (Origin, mps
 }
 
 #[tokio::test]
-async fn whoever_asks_after_a_login_of_a_connection_is_not_served_as_the_one_who_logged_in() {
+async fn a_later_tunnel_is_not_served_as_the_one_that_logged_a_connection_in() {
     let both = "WWW-Authenticate: ntlm\r\n";
     for (login, challenge) in [
         // The answer offers it, the request uses it, or both.

@@ -154,7 +154,7 @@ fn events() -> Response<Body> {
     let (mut sender, body) = Channel::new(1);
     tokio::spawn(async move {
         tokio::task::yield_now().await;
-        // Whoever asked may have left.
+        // The client may have left.
         let _ = sender.send_data(Bytes::from_static(b"data: first\n\n")).await;
         tokio::time::sleep(BETWEEN_EVENTS).await;
         let _ = sender.send_data(Bytes::from_static(b"data: last\n\n")).await;

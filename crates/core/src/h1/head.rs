@@ -37,7 +37,7 @@ impl Scan {
     }
 }
 
-/// The target as the agent wrote it, where it is no URI. The request's own URI is an escaped form of it.
+/// The target as the agent wrote it, where it is not a URI. The request's own URI is an escaped form of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawTarget(Bytes);
 

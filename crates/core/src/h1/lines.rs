@@ -14,7 +14,7 @@ pub struct Lines {
 
 #[derive(Clone, Debug)]
 struct Line {
-    /// `None`: it is no field, and stays as it is.
+    /// `None`: it is not a field, and stays as it is.
     field: Option<Field>,
     /// From the name to the end of the value, folds included.
     raw: Bytes,
@@ -185,7 +185,7 @@ pub(super) fn line_end(block: &[u8], at: usize) -> (usize, usize) {
     (if bare { end - 1 } else { end }, end + 1)
 }
 
-/// `None`: a line that is no field, in an answer.
+/// `None`: a line that is not a field, in an answer.
 fn field(raw: &Bytes, from: From) -> Result<Option<(HeaderName, HeaderValue)>, Malformed> {
     let tolerant = from == From::Site;
     let Some(colon) = memchr::memchr(b':', raw) else {
@@ -219,7 +219,7 @@ fn field(raw: &Bytes, from: From) -> Result<Option<(HeaderName, HeaderValue)>, M
     }
 }
 
-/// Whether no reader, however lenient, takes a line that is no field for what only bursar may say, for framing, or for
+/// Whether no reader, however lenient, takes a line that is not a field for what only bursar may say, for framing, or for
 /// a part of the line before it.
 fn is_harmless(raw: &Bytes) -> bool {
     // By letters and digits alone, since lenient readers differ about everything else.

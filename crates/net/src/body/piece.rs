@@ -13,7 +13,7 @@ use crate::idle::{Serving, Written};
 /// Bytes of an answer.
 pub struct Piece {
     bytes: Bytes,
-    /// Told when the last of these bytes has been used up. A piece that is dropped before says nothing.
+    /// Learns when the last of these bytes has been used up. A piece that is dropped before says nothing.
     of: Option<Arc<Left>>,
 }
 

@@ -24,7 +24,7 @@ pub enum SiteBody {
 pub enum SiteError {
     #[error(transparent)]
     H1(#[from] BodyError),
-    /// Whoever serves the agent looks for the reason of a reset among the sources.
+    /// The agent's connection looks for the reason of a reset among the sources.
     #[error("{0}")]
     H2(#[from] h2::Error),
 }

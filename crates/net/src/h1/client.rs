@@ -338,7 +338,7 @@ impl Line {
         Err(fault)
     }
 
-    /// Whoever watches the connection is woken by what is found later.
+    /// The task that watches the connection is woken by what is found later.
     fn look_for_watcher(&mut self) -> Result<(), Fault> {
         let waker = self.watching.clone();
         self.look(&mut Context::from_waker(waker.as_ref().unwrap_or(Waker::noop())))

@@ -1,4 +1,4 @@
-//! Informational answers (1xx) on their way to whoever waits for them.
+//! Informational answers (1xx) on their way to the agent.
 
 use std::sync::Arc;
 

@@ -39,7 +39,7 @@ pub use exchange::{Exchange, Presence};
 pub trait Service: Sync {
     fn answer(&self, request: Request<AgentBody>, serving: Serving) -> impl Future<Output = Answer> + Send;
 
-    /// The answer to what is no request. The connection ends after it.
+    /// The answer to bytes that are not a request. The connection ends after it.
     fn refuse(&self, why: Refused) -> Response<AnswerBody>;
 
     /// Whether this is to be the last exchange.

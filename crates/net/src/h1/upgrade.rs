@@ -14,7 +14,7 @@ pub type Upgraded = Rewind<Box<dyn Stream>>;
 /// Resolves when the 101 was sent; `None` if it never is.
 pub struct OnUpgrade(oneshot::Receiver<Upgraded>);
 
-/// Gives the stream to whoever waits for it.
+/// Gives the stream to the task that waits for it.
 pub(super) struct Upgrade(oneshot::Sender<Upgraded>);
 
 pub(super) fn pair() -> (Upgrade, OnUpgrade) {

@@ -261,7 +261,7 @@ async fn when_the_name_servers_die_the_last_answer_goes_on() {
             assert!(began.elapsed() <= STALE_WAIT, "{:?}", began.elapsed());
         }
     }
-    // Whoever comes while a look-up hangs does not wait again, and asks nothing more.
+    // A caller that comes while a look-up hangs does not wait again, and asks nothing more.
     let (before, began) = (servers.asked(), Instant::now());
     for _ in 0..100 {
         found(&names, "held.example").await;

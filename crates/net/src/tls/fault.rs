@@ -1,4 +1,4 @@
-//! Why TLS with a site failed, in words for whoever reads the agent's 502: what happened, whose fault it is, and what
+//! Why TLS with a site failed, in words for the reader of the agent's 502: what happened, whose fault it is, and what
 //! helps. rustls's own texts are made for its developers and are never shown.
 
 use std::error::Error as StdError;
@@ -80,7 +80,7 @@ impl HandshakeError {
     /// tokio-rustls wraps rustls's errors in I/O errors. `asked`: the site has asked for a client certificate, and there
     /// was none to present.
     pub(super) fn of(error: io::Error, asked: bool) -> Self {
-        // What the words leave out may help whoever looks for the cause.
+        // What the words leave out may help to find the cause.
         tracing::debug!(%error, asked, "a TLS handshake failed");
         match error.downcast::<Error>() {
             Ok(error) => Self::of_tls(error, asked),
@@ -258,7 +258,7 @@ impl fmt::Display for CertificateFault {
             }
             Self::WrongName(_) => "it is for other names than this host",
             Self::NoName => "it names no host in subjectAltName, and its common name alone is not accepted",
-            Self::UnknownIssuer => "it has an unknown issuer, which is no CA that bursar trusts",
+            Self::UnknownIssuer => "its issuer is unknown: it is not a CA that bursar trusts",
             Self::AuthoritysOwn => "it is the certificate of a CA, or one that the site signed itself",
             Self::Revoked => "it was revoked",
             Self::WeakAlgorithm => "it is signed with an algorithm that is not accepted any more, such as SHA-1",

@@ -31,7 +31,7 @@ const RESENDINGS: usize = 3;
 pub struct Lane {
     own: Arc<Own>,
     version: Version,
-    /// Whoever needs another HTTP/2 connection waits for the one that is being made: it may have room for all.
+    /// A request that needs another HTTP/2 connection waits for the one that is being made: it may have room for all.
     dialling: tokio::sync::Mutex<()>,
     names: Mutex<(Checked, Instant)>,
 }
@@ -230,7 +230,7 @@ impl Lane {
     }
 
     /// A free stream on one of the tunnel's connections, or else on a new one. A client without a proxy would queue where
-    /// the site allows few streams; the agent was told another limit than the site's, and does not know.
+    /// the site allows few streams; the agent sees our limit instead of the site's, and does not know.
     async fn line(&self, is_repeatable: bool, paid: Paid, not: &[Line]) -> Result<(Line, Place), UpstreamError> {
         if let Some((line, place)) = self.own.place(is_repeatable, not) {
             // Streams that come before the site has said how many it allows would wait in the line's own queue.

@@ -17,7 +17,7 @@ struct Got {
     is_free: bool,
 }
 
-/// The site says this in these parts, and closes only if told so.
+/// The site says this in these parts, and closes only if it is asked to.
 async fn got(request: Request<Empty<Bytes>>, parts: Vec<Vec<u8>>, closes: bool) -> Result<Got, Fault> {
     let (mut connection, mut site) = connected();
     let saying = tokio::spawn(async move {
