@@ -211,7 +211,7 @@ fn field(raw: &Bytes, from: From) -> Result<Option<(HeaderName, HeaderValue)>, M
                 .iter()
                 .map(|byte| if is_odd(*byte) { b' ' } else { *byte })
                 .collect();
-            HeaderValue::from_maybe_shared(Bytes::from(plain))
+            HeaderValue::from_maybe_shared(Bytes::copy_from_slice(blanks_trimmed(&plain)))
                 .map(|value| Some((name, value)))
                 .map_err(|_| Malformed::FieldValue)
         }
