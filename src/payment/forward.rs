@@ -192,6 +192,6 @@ mod tests {
         let h2 = Request::get("/a").version(Version::HTTP_2).body(()).unwrap();
         assert_eq!(sent(h2).uri, "https://api.example.com/a");
         let old = sent(Request::get("/").version(Version::HTTP_10).body(()).unwrap());
-        assert_eq!(old.version, Version::HTTP_11);
+        assert_eq!((old.version, old.headers.get(HOST)), (Version::HTTP_10, None));
     }
 }

@@ -17,7 +17,7 @@ impl Scan {
     /// Where the head at the beginning of `input` ends, the empty line included; `None` while it is incomplete. Empty
     /// lines before it belong to it (RFC 9112 §2.2).
     pub fn end(&mut self, input: &[u8]) -> Option<usize> {
-        let begin = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let begin = empty_lines(input);
         let mut from = self.seen.max(begin);
         while let Some(feed) = memchr::memchr(b'\n', input.get(from..)?) {
             let line = from + feed + 1;
@@ -152,8 +152,17 @@ pub fn response_head(head: &Bytes) -> Result<Response<()>, Malformed> {
     Ok(response)
 }
 
+/// How many bytes the empty lines at the beginning have. A CR alone is none.
+fn empty_lines(input: &[u8]) -> usize {
+    let mut rest = input;
+    while let [b'\n', after @ ..] | [b'\r', b'\n', after @ ..] = rest {
+        rest = after;
+    }
+    input.len() - rest.len()
+}
+
 fn first_line(head: &Bytes) -> (Bytes, Bytes) {
-    let begin = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let begin = empty_lines(head);
     let (end, next) = line_end(head, begin);
     (head.slice(begin..end), head.slice(next..))
 }

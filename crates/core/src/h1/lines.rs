@@ -1,6 +1,7 @@
 //! The field lines of one head or of trailers, as they arrived.
 
 use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::hop::{Hop, Placed};
@@ -57,6 +58,11 @@ impl Lines {
             let Some((name, value)) = found else {
                 lines.push(Line { field: None, raw });
                 continue;
+            };
+            let raw = match name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
+                // What frames the body is read alike by everybody.
+                true => plain_framing(raw, &name, &value),
+                false => raw,
             };
             let nth = match headers.append(name.clone(), value.clone()) {
                 true => headers.get_all(&name).iter().count() - 1,
@@ -239,6 +245,15 @@ fn is_harmless(raw: &Bytes) -> bool {
     let is_field_now = !matches!(field(raw, From::Site), Ok(None));
     let continues = matches!(raw.first(), None | Some(b' ' | b'\t'));
     !is_field_now && !continues && !raw.split(|byte| *byte == b'\n').any(begins_like_ours)
+}
+
+/// The same line, or without control characters and folds if it has any.
+fn plain_framing(raw: Bytes, name: &HeaderName, value: &HeaderValue) -> Bytes {
+    if !raw.iter().copied().any(is_odd) {
+        return raw;
+    }
+    let name = raw.get(..name.as_str().len()).unwrap_or_default();
+    [name, b": ", value.as_bytes()].concat().into()
 }
 
 /// Some readers take a CR alone for the end of a line, and would see a field that we did not.
