@@ -216,7 +216,8 @@ async fn an_upto_counts_in_full_until_the_chain_shows_its_amount() {
     let agent = Agent::of(&buyer.bursar);
     assert_eq!(agent.get(site(&lab.v2), "/upto").await.status, 200);
     assert_eq!(agent.get(site(&lab.v2), "/upto-nothing").await.status, 200);
-    assert_eq!(agent.get(origin.address, "/nothing").await.status, 200);
+    let nothing = agent.get(origin.address, "/nothing").await;
+    assert_eq!(nothing.status, 200, "{nothing:?}");
     assert_eq!(agent.get(origin.address, "/doubt").await.status, 500);
     let claimed = state_of("settled", "merchant", None);
     let unknown_payment = state_of("unknown", "nobody", None);

@@ -258,7 +258,7 @@ impl fmt::Display for CertificateFault {
             }
             Self::WrongName(_) => "it is for other names than this host",
             Self::NoName => "it names no host in subjectAltName, and its common name alone is not accepted",
-            Self::UnknownIssuer => "its issuer is unknown: it is not a CA that bursar trusts",
+            Self::UnknownIssuer => "it has an unknown issuer: bursar trusts no CA of that name and key",
             Self::AuthoritysOwn => "it is the certificate of a CA, or one that the site signed itself",
             Self::Revoked => "it was revoked",
             Self::WeakAlgorithm => "it is signed with an algorithm that is not accepted any more, such as SHA-1",

@@ -20,7 +20,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 
 use super::authority::{Authority, AuthorityError, mint};
 use super::validity::Validity;
-use super::{Alpn, provider};
+use super::{Alpn, agents_provider, provider};
 use bursar_core::clock::SharedClock;
 use bursar_core::host::Host;
 
@@ -148,7 +148,7 @@ pub fn listener_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfi
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(certificate, error.to_string()))?;
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(agents_provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, secret)?;
@@ -167,7 +167,7 @@ pub enum ListenerTlsError {
 }
 
 fn config(resolver: Arc<dyn ResolvesServerCert>, alpn: Alpn) -> Result<ServerConfig, AuthorityError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(agents_provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(resolver);

@@ -93,9 +93,14 @@ impl AlpnOffer {
     }
 }
 
-/// AES-128 with SHA-256 comes first, as in browsers: SHA-256 is done by the processor nearly everywhere and SHA-384 is
-/// not, and a handshake hashes and derives keys for most of its time.
 pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// For agents, with AES-128 and SHA-256 first, as in browsers: SHA-256 is done by the processor nearly everywhere and
+/// SHA-384 is not, and a handshake hashes and derives keys for most of its time. Sites keep the library's order: with
+/// this one some broke off when a session of another site of the same name was offered to them.
+fn agents_provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         // Stable: nothing else changes its place.
