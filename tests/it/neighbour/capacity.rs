@@ -18,7 +18,7 @@ use crate::support::wire::soon;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_tunnels_than_one_agent_may_have_are_answered_busy() {
     const MOST: usize = 20;
-    let config = format!("[capacity]\nconnections_per_agent = {MOST}\nbefore_login = 16\n");
+    let config = format!("[capacity]\nconnections_per_agent = {MOST}\nbefore_login = 32\n");
     let mut town = Town::new(setup().config(&config), held(), None).await;
     let port = town.shop.address.port();
     let mut open = Vec::new();
