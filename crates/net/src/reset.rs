@@ -95,7 +95,7 @@ impl<S> Telling<S> {
         Self { stream, other }
     }
 
-    fn told<T>(&self, result: io::Result<T>) -> io::Result<T> {
+    fn passed_on<T>(&self, result: io::Result<T>) -> io::Result<T> {
         result.inspect_err(|error| {
             if Ending::of(error) == Ending::Broken {
                 self.other.on_close();
@@ -108,7 +108,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Telling<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
-        Poll::Ready(this.told(read))
+        Poll::Ready(this.passed_on(read))
     }
 }
 
@@ -116,13 +116,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Telling<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf));
-        Poll::Ready(this.told(written))
+        Poll::Ready(this.passed_on(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
-        Poll::Ready(this.told(flushed))
+        Poll::Ready(this.passed_on(flushed))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -56,6 +56,8 @@ pub struct Wire {
     stream: Option<Box<dyn Stream>>,
     /// What was read and not yet used.
     pub input: BytesMut,
+    /// How often something was read.
+    reads: u64,
     /// Room for the next read.
     room: usize,
     ended: Option<Ending>,
@@ -101,6 +103,7 @@ impl Wire {
         Self {
             stream: Some(stream),
             input,
+            reads: 0,
             room: LEAST,
             ended: None,
             failure: None,
@@ -140,6 +143,7 @@ impl Wire {
         let ended = match ready!(pin!(stream.read_buf(&mut self.input)).poll(cx)) {
             Ok(0) => Ending::Clean,
             Ok(count) => {
+                self.reads = self.reads.wrapping_add(1);
                 self.room = match count {
                     _ if count == room => (self.room * 2).min(MOST),
                     _ if count < self.room / 4 => (self.room / 2).max(LEAST),
@@ -155,6 +159,11 @@ impl Wire {
         };
         self.ended = Some(ended);
         Poll::Ready(Filled::Ended(ended))
+    }
+
+    /// Changes while an upload moves.
+    pub(super) const fn reads(&self) -> u64 {
+        self.reads
     }
 
     /// Reads on a connection on which nothing should arrive: whether anything did, or the stream has ended. Needs no

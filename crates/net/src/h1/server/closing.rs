@@ -14,6 +14,8 @@ use super::super::{Filled, Shared};
 /// How long the rest of an unwanted upload is still read, and how long it may be silent meanwhile.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
+/// How long an upload that outlives its answer may stand still (R35).
+const UPLOAD_SILENCE: Duration = Duration::from_secs(10 * 60);
 /// How long the last words to an agent that does not read may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -23,7 +25,9 @@ pub(super) async fn read_rest(shared: &Shared) -> bool {
     if shared.lock().is_read() {
         return true;
     }
-    reader_is_done(shared).await;
+    if !reader_is_done(shared).await {
+        return false;
+    }
     let until = Instant::now() + LINGER;
     loop {
         let part = timeout(LINGER_SILENCE, poll_fn(|cx| shared.lock().poll_discard(cx)));
@@ -35,17 +39,26 @@ pub(super) async fn read_rest(shared: &Shared) -> bool {
     }
 }
 
-/// Waits until nobody reads the body any more. What is read by two would arrive with holes.
-async fn reader_is_done(shared: &Shared) {
-    poll_fn(|cx| {
-        let mut wire = shared.lock();
-        wire.own(cx);
-        match wire.is_being_read() {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
+/// Waits until nobody reads the body any more: what is read by two would arrive with holes. False if the upload stands
+/// still, because the site has stopped reading it.
+async fn reader_is_done(shared: &Shared) -> bool {
+    loop {
+        let reads = shared.lock().reads();
+        let done = poll_fn(|cx| {
+            let mut wire = shared.lock();
+            wire.own(cx);
+            match wire.is_being_read() {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            }
+        });
+        if timeout(UPLOAD_SILENCE, done).await.is_ok() {
+            return true;
         }
-    })
-    .await;
+        if shared.lock().reads() == reads {
+            return false;
+        }
+    }
 }
 
 /// Ends a connection in order.
@@ -64,7 +77,9 @@ pub(super) async fn close(shared: &Shared) {
 /// Ends it, and drops what the agent is still sending.
 pub(super) async fn linger(shared: &Shared) {
     shut_down(shared).await;
-    reader_is_done(shared).await;
+    if !reader_is_done(shared).await {
+        return shared.lock().cut();
+    }
     let until = Instant::now() + LINGER;
     loop {
         let part = poll_fn(|cx| {

@@ -376,3 +376,15 @@ async fn an_upload_that_nobody_wants_is_not_waited_for_for_ever() {
     agent.read_to_string(&mut heard).await.unwrap();
     assert_eq!(heard, ok("no"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_stands_still_does_not_hold_its_connection_for_ever() {
+    let (agent, near) = duplex(64);
+    let shared = Shared::new(Wire::new(near));
+    // It is read by somebody who never reads on.
+    let upload = Incoming::of_request(&shared, Length::Known(5), None);
+    let began = tokio::time::Instant::now();
+    linger(&shared).await;
+    assert!(began.elapsed() < Duration::from_secs(11 * 60));
+    drop((upload, agent));
+}
