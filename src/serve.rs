@@ -40,7 +40,7 @@ use bursar_core::assets::Network;
 use bursar_core::clock::SharedClock;
 use bursar_core::policy::Approvals;
 use bursar_home::{self as home, Home, Readers, spare};
-use bursar_ledger::{Ledger, Options, PaymentId};
+use bursar_ledger::{Ledger, Options, PaymentId, ShowStart};
 use bursar_net::body::ReplayBudget;
 use bursar_net::corporate::CorporateProxy;
 use bursar_net::dial::{Dialer, Patience, SystemResolver};
@@ -96,8 +96,8 @@ struct Doors {
     callbacks: Option<TcpListener>,
 }
 
-/// Starts a proxy on the data directory. It accepts when this returns.
-pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
+/// Starts a proxy on the data directory. It accepts when this returns. `show` receives what a long start does.
+pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> Result<Running, StartError> {
     room::raise_limit();
     home.require_initialised()?;
     restore::require_accepted(home)?;
@@ -118,7 +118,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     let payers = payers(&ground).await?;
     let acceptor = tls_acceptor(&ground.config)?;
     // The lock on the directory comes first: a second server must fail because of it and not touch the port.
-    let ledger = open_ledger(&ground).await?;
+    let ledger = open_ledger(&ground, show).await?;
     let mut doors = open_doors(&ground.config)?;
 
     let (rules, address) = (Arc::new(rules.alerting(ground.alerts.clone())), doors.address);
@@ -277,7 +277,7 @@ async fn payers(ground: &Ground<'_>) -> Result<Payers, StartError> {
     })
 }
 
-async fn open_ledger(ground: &Ground<'_>) -> Result<Arc<dyn Ledger>, StartError> {
+async fn open_ledger(ground: &Ground<'_>, show: ShowStart) -> Result<Arc<dyn Ledger>, StartError> {
     // `init` creates it: if it is missing, the ledger is gone, and a new one would count from zero.
     let audit = ground.home.audit();
     if !audit.is_dir() {
@@ -286,6 +286,7 @@ async fn open_ledger(ground: &Ground<'_>) -> Result<Arc<dyn Ledger>, StartError>
     let mut options = Options::new(ground.clock.clone());
     options.alarms = ground.alerts.alarms();
     options.unsigned_max = ground.config.log.unsigned_max;
+    options.show_start = show;
     Ok(store::open(&ground.config, ground.home, options).await?)
 }
 

@@ -15,6 +15,7 @@ mod process;
 mod proxy;
 mod report;
 mod seller;
+mod soak;
 mod stage;
 mod wire;
 
@@ -35,6 +36,9 @@ const LAST_ROUND: Duration = Duration::from_secs(120);
 /// A pair of rounds with `--against` ends by then.
 const PAIR: Duration = Duration::from_secs(60);
 
+/// A soak ends by then.
+const SOAK: Duration = Duration::from_secs(1800);
+
 /// What the command line asks for.
 struct Asked {
     json: bool,
@@ -45,6 +49,8 @@ struct Asked {
     against: Option<PathBuf>,
     reference: Reference,
     only: Option<Only>,
+    /// Of the soak.
+    payments: u64,
 }
 
 /// A part of it alone.
@@ -57,6 +63,7 @@ enum Only {
     },
     Approved,
     Neighbour,
+    Soak,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,6 +104,7 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
         against: None,
         reference: Reference::Measured,
         only: None,
+        payments: 100_000,
     };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
@@ -105,6 +113,7 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
             "--no-reference" => asked.reference = Reference::LeftOut,
             "--only" => asked.only = Some(only(arguments.next())?),
             "--rounds" => asked.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
+            "--payments" => asked.payments = arguments.next().ok_or("--payments needs a number")?.parse()?,
             "--bursar" => asked.bursar = arguments.next().ok_or("--bursar needs a path")?.into(),
             "--against" => asked.against = Some(arguments.next().ok_or("--against needs a path")?.into()),
             other => return Err(format!("unknown argument {other}; see benches/README.md").into()),
@@ -120,11 +129,12 @@ fn only(load: Option<&String>) -> Result<Only, Fault> {
     let (wanted, clients) = match load.map(String::as_str) {
         Some("approved") => return Ok(Only::Approved),
         Some("neighbour") => return Ok(Only::Neighbour),
+        Some("soak") => return Ok(Only::Soak),
         Some("free-1") => (Wanted::Free, 1),
         Some("free-32") => (Wanted::Free, 32),
         Some("paid-1") => (Wanted::Paid, 1),
         Some("paid-32") => (Wanted::Paid, 32),
-        _ => return Err("--only needs free-1, free-32, paid-1, paid-32, approved or neighbour".into()),
+        _ => return Err("--only needs free-1, free-32, paid-1, paid-32, approved, neighbour or soak".into()),
     };
     Ok(Only::Load { wanted, clients })
 }
@@ -132,6 +142,10 @@ fn only(load: Option<&String>) -> Result<Only, Fault> {
 fn bench(asked: &Asked) -> Result<(), Fault> {
     if let Some(other) = &asked.against {
         return compare(asked, other);
+    }
+    if let Some(Only::Soak) = asked.only {
+        process::end_all_after(SOAK);
+        return soak::measure(&asked.bursar, asked.payments);
     }
     let began = Instant::now();
     process::end_all_after(DEADLINE);
@@ -153,7 +167,7 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
             }
             return Ok(());
         }
-        None => {}
+        Some(Only::Soak) | None => {}
     }
     let mut stage = Stage::set(&asked.bursar, asked.reference)?;
     let mut run = Run::default();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::output::say;
-use super::{Exit, Failure};
+use super::{Exit, Failure, progress};
 use crate::admin::{self, AcceptClock, AdminError};
 use bursar_core::clock::SystemClock;
 use bursar_home::Home;
-use bursar_ledger::{Embedded, Event, Ledger, Options};
+use bursar_ledger::{Embedded, Event, Ledger};
 
 #[derive(Subcommand)]
 pub(super) enum ClockCommand {
@@ -45,7 +45,7 @@ impl ClockCommand {
 
 /// Without a server: takes the directory's lock and writes the entry itself (R57).
 async fn accept_offline(home: &Home, why: String) -> Result<(), Failure> {
-    let ledger = Embedded::open(home.root(), Options::new(Arc::new(SystemClock)))
+    let ledger = Embedded::open(home.root(), progress::options(Arc::new(SystemClock)))
         .map_err(|error| Failure::unavailable(error.to_string()))?;
     let who = admin::decider(rustix::process::geteuid().as_raw());
     let accepted = ledger.append(Event::ClockAccepted { who, why }).await;

@@ -19,6 +19,7 @@ mod logging;
 mod output;
 mod payments;
 mod privileges;
+mod progress;
 mod reconcile;
 mod run;
 mod sandbox;

@@ -7,14 +7,13 @@ use jiff::Timestamp;
 
 use super::arguments::{moment, not_found, parse_id};
 use super::output::{note, print, print_json, say};
-use super::{Exit, Failure, journal};
+use super::{Exit, Failure, journal, progress};
 use crate::admin::{self, AdminError, Resolved};
 use bursar_core::clock::SystemClock;
 use bursar_core::plain::plain;
 use bursar_home::Home;
 use bursar_ledger::{
-    ANY_HOST, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, RecordedPayments, Refused,
-    read_payments,
+    ANY_HOST, Embedded, Ledger, LedgerError, PaymentId, PaymentRecord, RecordedPayments, Refused, read_payments,
 };
 
 #[derive(Subcommand)]
@@ -249,7 +248,7 @@ async fn resolve_offline(home: &Home, rid: PaymentId, word: Resolved, who: Strin
                 .to_owned(),
         ));
     }
-    let options = Options::new(std::sync::Arc::new(SystemClock));
+    let options = progress::options(std::sync::Arc::new(SystemClock));
     let ledger = Embedded::open(home.root(), options).map_err(|error| Failure::unavailable(error.to_string()))?;
     let resolved = ledger.resolve(rid, word.into(), who, why).await;
     ledger.close().await;

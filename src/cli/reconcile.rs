@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::{moment, parse_id};
 use super::output::{note, print, print_json};
-use super::{Exit, Failure};
+use super::{Exit, Failure, progress};
 use crate::admin::{self, AdminError};
 use crate::config::Config;
 use crate::serve::{nodes, open_issuer, open_wallet, upstream_tls};
 use bursar_core::clock::{SharedClock, SystemClock};
 use bursar_core::plain::plain;
 use bursar_home::Home;
-use bursar_ledger::{Embedded, Ledger, OpenError, Options, State};
+use bursar_ledger::{Embedded, Ledger, OpenError, State};
 use bursar_reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
 use bursar_reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
 
@@ -96,7 +96,7 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
     let config = Config::load(home.root())?;
     let tls = Arc::new(upstream_tls(&config, home.root()).map_err(|error| Failure::usage(error.to_string()))?);
     let clock: SharedClock = Arc::new(SystemClock);
-    let ledger = Embedded::open(home.root(), Options::new(clock.clone())).map_err(|error| match error {
+    let ledger = Embedded::open(home.root(), progress::options(clock.clone())).map_err(|error| match error {
         OpenError::InUse(_) => Failure::unavailable(error.to_string()),
         error => Failure::negative(error.to_string()),
     })?;

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::say;
-use super::{Exit, Failure};
+use super::{Exit, Failure, progress};
 use crate::config::ConfigError;
 use crate::serve::{self, StartError};
 use crate::store::StoreError;
@@ -23,7 +23,7 @@ impl Serve {
         let mut terminate = watch(SignalKind::terminate())?;
         let mut interrupt = watch(SignalKind::interrupt())?;
         let mut reload = watch(SignalKind::hangup())?;
-        let running = serve::start(home, Arc::new(SystemClock)).await?;
+        let running = serve::start(home, Arc::new(SystemClock), progress::of_start()).await?;
         say_who_could_read(home);
         // Scripts wait for this line.
         say!("listening on {}", running.url())?;

@@ -5,15 +5,18 @@
 //! that is ten times faster than canonicalising a value tree, and the tests compare the two.
 
 mod members;
+mod whole;
 
 use std::sync::Arc;
 
+use memchr::{memchr, memmem};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use super::merge::{self, Head};
 use super::text::{Digest, Moment};
 pub use members::*;
+use whole::Found;
 
 /// The longest entry: the bundle of a transparency log has 16-bit lengths, and bursar sets a lower bound (R221).
 pub(crate) const MAX_ENTRY: usize = 16 * 1024;
@@ -99,13 +102,39 @@ impl Entry {
         Ok((Self::headed(&head, line)?, head.prev))
     }
 
+    /// Like [`Entry::parse`] with the reason left out, in one pass over the JSON where that is possible. `again` is
+    /// used for the bytes that the entry would be written as.
+    pub(crate) fn read(line: &[u8], again: &mut Vec<u8>) -> Option<(Self, Digest)> {
+        // Only the current version's names are tried; older lines take the longer way.
+        Self::in_one_pass(line, again).or_else(|| Self::parse(line).ok())
+    }
+
+    fn in_one_pass(line: &[u8], again: &mut Vec<u8>) -> Option<(Self, Digest)> {
+        if line.len() > MAX_ENTRY {
+            return None;
+        }
+        let (body, Found { v, seq, ts, prev }) = Body::parse(event(line)?, Version::CURRENT, line).ok()?;
+        let (entry, prev) = (
+            Self {
+                seq: seq?,
+                ts: ts?,
+                body,
+            },
+            prev?,
+        );
+        again.clear();
+        entry.encode_as(Version::CURRENT, &prev, again).ok()?;
+        // This compares the version and the name of the event, too.
+        (v? == Version::CURRENT.number() && again == line).then_some((entry, prev))
+    }
+
     /// Like [`Entry::parse`], with `head` already read from this line.
     pub(crate) fn headed(head: &Head<'_>, line: &[u8]) -> Result<Self, EntryError> {
         let version = Version::of(head.v).ok_or(EntryError::Version(head.v))?;
         let entry = Self {
             seq: head.seq,
             ts: head.ts,
-            body: Body::parse(&head.ev, version, line)?,
+            body: Body::parse(&head.ev, version, line)?.0,
         };
         let mut again = Vec::with_capacity(line.len());
         entry.encode_as(version, &head.prev, &mut again)?;
@@ -114,6 +143,15 @@ impl Entry {
         }
         Ok(entry)
     }
+}
+
+/// The name of the event, as far as that can be found without reading the line: in JSON, `"ev":"` is never part of a
+/// string.
+fn event(line: &[u8]) -> Option<&str> {
+    const BEFORE: &[u8] = br#""ev":""#;
+    let begin = memmem::find(line, BEFORE)? + BEFORE.len();
+    let end = begin + memchr(b'"', &line[begin..])?;
+    std::str::from_utf8(&line[begin..end]).ok()
 }
 
 /// The members of every entry. Enough to follow the hash chain without understanding the event.
@@ -145,15 +183,19 @@ macro_rules! bodies {
                 }
             }
 
-            fn parse(ev: &str, version: Version, line: &[u8]) -> Result<Self, EntryError> {
+            fn parse(ev: &str, version: Version, line: &[u8]) -> Result<(Self, Found), EntryError> {
                 match (ev, version) {
                     $($(
                         ($old, Version::V1) => {
-                            Ok(Self::$variant(serde_json::from_slice::<members::$variant>(line)?.into()))
+                            let (members, found) = whole::members::<members::$variant>(line)?;
+                            Ok((Self::$variant(members.into()), found))
                         }
                         ($ev, Version::V1) => Err(EntryError::UnknownEvent(ev.to_owned())),
                     )?)+
-                    $(($ev, _) => Ok(Self::$variant(serde_json::from_slice::<members::$variant>(line)?.into())),)+
+                    $(($ev, _) => {
+                        let (members, found) = whole::members::<members::$variant>(line)?;
+                        Ok((Self::$variant(members.into()), found))
+                    })+
                     (other, _) => Err(EntryError::UnknownEvent(other.to_owned())),
                 }
             }

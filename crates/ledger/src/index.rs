@@ -31,7 +31,7 @@ use super::resume::Position;
 use super::scan::{self, Chain, Place};
 use super::text::{Digest, Moment};
 use bursar_core::payment_id::PaymentId;
-use changes::Changes;
+use changes::{Changes, Places};
 use rows::*;
 
 /// How long changes may be in memory only, and how many entries. Losing them only costs a longer replay.
@@ -45,6 +45,10 @@ const GATHER: Duration = Duration::from_millis(50);
 /// The most entries in one sled batch. sled holds on to every page that a batch has changed until the batch is over:
 /// with thousands of entries in one, that is gigabytes.
 pub(crate) const BATCH_ENTRIES: usize = 512;
+
+/// Pages that sled keeps in memory, by their size on the disk: in memory they take about three times as much. Only the
+/// newest rows are written, and few old ones are looked up.
+const CACHE_BYTES: u64 = 8 << 20;
 
 /// Changed whenever keys or values change; an index with another number is rebuilt.
 const FORMAT: u8 = 5;
@@ -91,6 +95,25 @@ pub(crate) struct Applied {
 pub(crate) enum Feed {
     Applied(Applied),
     Find(PaymentId, oneshot::Sender<Option<Payment>>),
+}
+
+/// Which payment an entry is about, and where the entry is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Touched {
+    pub rid: PaymentId,
+    /// The payment was not in the journal before.
+    pub begun: bool,
+    pub place: Place,
+}
+
+impl Touched {
+    pub(crate) fn by(effect: &Effect) -> Option<Self> {
+        effect.touched().map(|rid| Self {
+            rid,
+            begun: effect.begun,
+            place: effect.place,
+        })
+    }
 }
 
 pub(crate) struct Index {
@@ -181,12 +204,14 @@ impl Index {
 
     /// Like [`Index::apply`] during a replay of the whole journal: what is known only at the end is left to
     /// [`Index::complete`]. Until then the index has no mark, so it cannot be mistaken for a complete one.
-    pub(crate) fn fill(&mut self, effects: &[Effect]) -> Result<(), String> {
-        for effects in effects.chunks(BATCH_ENTRIES) {
+    pub(crate) fn fill(&mut self, touched: &[Touched]) -> Result<(), String> {
+        for touched in touched.chunks(BATCH_ENTRIES) {
+            let mut places = Places::default();
+            touched.iter().for_each(|touched| places.add(*touched));
             let mut batch = sled::Batch::default();
-            Changes::of(effects.iter()).write_places(&mut batch, |rid| self.places(rid))?;
+            places.write(&mut batch, |rid| self.places(rid))?;
             caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
-            self.sweep(effects.len())?;
+            self.sweep(touched.len())?;
         }
         Ok(())
     }
@@ -194,7 +219,8 @@ impl Index {
     /// Finishes what [`Index::fill`] began: writes the whole content of the book, then the mark. `last` must already be
     /// in the book.
     pub(crate) fn complete(&mut self, book: &Book, last: &Applied) -> Result<(), String> {
-        self.fill(&last.effects)?;
+        let touched: Vec<_> = last.effects.iter().filter_map(Touched::by).collect();
+        self.fill(&touched)?;
         let mut rows = changes::rows(book);
         loop {
             let mut batch = sled::Batch::default();
@@ -346,7 +372,7 @@ fn open_unlocked(dir: &Path) -> Result<sled::Db, String> {
         let opened = sled::Config::new()
             .path(dir)
             .flush_every_ms(None)
-            .cache_capacity(64 << 20)
+            .cache_capacity(CACHE_BYTES)
             .open();
         match opened.map_err(|error| error.to_string()) {
             Err(error) if error.contains("could not acquire lock") && began.elapsed() < LOCK_WAIT => {
@@ -472,4 +498,4 @@ fn quietly<T>(step: impl FnOnce() -> T) -> T {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -76,6 +76,7 @@ pub mod model;
 pub mod note;
 mod options;
 pub mod payment;
+mod pipeline;
 #[cfg(feature = "postgres")]
 mod postgres;
 pub mod pruned;
@@ -84,6 +85,7 @@ pub mod read;
 mod reason;
 mod recovery;
 mod refusals;
+mod replay;
 mod reread;
 mod resume;
 pub mod scan;
@@ -108,7 +110,7 @@ pub use model::{
     Event, Hold, Issued, LedgerError, Outcome, Outflow, RefusalRecord, Requested, Reservation, Reserve, ReserveError,
     Resolution, Signer, Source, State, Terms, Vote,
 };
-pub use options::{CheckpointInterval, Options, UNSIGNED_MAX};
+pub use options::{CheckpointInterval, Options, ShowStart, StartStep, UNSIGNED_MAX};
 pub use payment::{Finding, Payment};
 #[cfg(feature = "postgres")]
 pub use postgres::{Access, Postgres};

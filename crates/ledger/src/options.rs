@@ -42,6 +42,22 @@ impl Default for CheckpointInterval {
     }
 }
 
+/// What a start does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartStep {
+    /// Bytes of the journal that were read, of those that have to be.
+    Reading {
+        read: u64,
+        of: u64,
+    },
+    /// The journal is read; the rest of a new index is being written.
+    WritingIndex,
+    Ready,
+}
+
+/// Receives what a start does, so that somebody who waits can see it.
+pub type ShowStart = Arc<dyn Fn(StartStep) + Send + Sync>;
+
 /// How long payments go on while the journal cannot be signed (R224).
 pub const UNSIGNED_MAX: Duration = Duration::from_secs(600);
 
@@ -53,6 +69,7 @@ pub struct Options {
     pub alarms: Alarms,
     pub signing: CheckpointInterval,
     pub unsigned_max: Duration,
+    pub show_start: ShowStart,
     /// For tests with a failing disk.
     pub faults: Option<Box<dyn Faults>>,
 }
@@ -66,6 +83,7 @@ impl Options {
             alarms: Arc::new(|_: Alarm| {}),
             signing: CheckpointInterval::default(),
             unsigned_max: UNSIGNED_MAX,
+            show_start: Arc::new(|_: StartStep| {}),
             faults: None,
         }
     }

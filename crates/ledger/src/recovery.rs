@@ -12,15 +12,19 @@ use thiserror::Error;
 
 use super::book::{Book, Effect, Illegal};
 use super::checkpoints::{CheckpointError, Checkpoints};
-use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
+use super::entry::{Body, EntryError, Opened, Rebuilt, Released, Unknown};
 use super::format::{self, FormatError};
-use super::index::{Applied, BATCH_ENTRIES, Index, Snapshot};
+use super::index::{Applied, Index, Snapshot};
 use super::journal::{CommitError, Journal, sync_dir};
 use super::model::{Alarm, State};
-use super::options::Options;
-use super::pruned::{self, Beginning, scan};
+use super::options::{Options, ShowStart, StartStep};
+use super::pipeline;
+use super::pruned::{self, scan};
+use super::replay::{Replay, Replayed, written};
 use super::resume::{Follower, Position};
-use super::scan::{Chain, JournalError, Line, Scanned, scan_from};
+#[cfg(feature = "postgres")]
+use super::scan::Line;
+use super::scan::{Chain, JournalError, Place, Scanned, scan_from};
 use super::text::Moment;
 use super::tree::Tree;
 
@@ -95,7 +99,7 @@ pub(crate) fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenErr
         replay,
         rebuild,
         unread,
-    } = read(dir, now.timestamp(), &checkpoints)?;
+    } = read(dir, now.timestamp(), &checkpoints, &options.show_start)?;
     let (mut journal, torn) = Journal::at_end(
         &audit,
         scanned,
@@ -113,13 +117,12 @@ pub(crate) fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenErr
             why: why.to_owned(),
         }
     });
-    let Replay {
+    let Replayed {
         mut book,
         mut index,
         mut effects,
         is_new,
-        ..
-    } = replay;
+    } = replay.end();
 
     if let Some(torn) = &torn {
         (options.alarms)(Alarm::TornWrite { bytes: torn.bytes });
@@ -149,11 +152,15 @@ pub(crate) fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenErr
     };
     index = index.and_then(|mut index| {
         let done = match is_new {
-            true => index.complete(&book, &applied),
+            true => {
+                (options.show_start)(StartStep::WritingIndex);
+                index.complete(&book, &applied)
+            }
             false => index.apply(&[applied]),
         };
         written(index, done)
     });
+    (options.show_start)(StartStep::Ready);
     Ok(Opening {
         _lock: lock,
         journal,
@@ -176,7 +183,7 @@ struct Reading {
 
 /// Reads the journal from where the index allows, checks it against what was signed, and brings book and index to its
 /// end.
-fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading, OpenError> {
+fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints, show: &ShowStart) -> Result<Reading, OpenError> {
     let (audit, index_dir) = (dir.join("audit"), dir.join("index"));
     let signed = checkpoints.found();
     let first = pruned::beginning(&audit)?;
@@ -200,10 +207,7 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
     let mut scanned = None;
     if let Some(from) = &unread {
         follower.tree.clone_from(from.tree());
-        let tail = scan_from(&audit, from.chain(), from.place(), &mut |line| {
-            follower.visit(line)?;
-            replay.visit(line)
-        });
+        let tail = replay_from(&audit, from.chain(), from.place(), &mut follower, &mut replay, show);
         match tail {
             Ok(tail) => scanned = Some(tail),
             // The position from the index may be wrong. If it is not, reading everything reports what is.
@@ -214,10 +218,7 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
             }
         }
     } else {
-        let whole = scan(&audit, &mut |line| {
-            follower.visit(line)?;
-            replay.visit(line)
-        });
+        let whole = replay_from(&audit, first.chain, first.place, &mut follower, &mut replay, show);
         scanned = Some(whole?);
     }
     not_shorter(audit.clone(), &follower.tree, checkpoints)?;
@@ -235,10 +236,7 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
             replay = Replay::onto(renewed.ok(), &first);
             (rebuild, unread) = (why, None);
             follower = Follower::new(first.tree.clone(), signed);
-            scan(&audit, &mut |line| {
-                follower.visit(line)?;
-                replay.visit(line)
-            })?
+            replay_from(&audit, first.chain, first.place, &mut follower, &mut replay, show)?
         }
     };
     Ok(Reading {
@@ -248,6 +246,35 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
         rebuild,
         unread,
     })
+}
+
+/// Reads the journal from `place` to its end: on several cores as far as nothing is unusual, and line by line from
+/// there.
+fn replay_from(
+    audit: &Path,
+    chain: Chain,
+    place: Place,
+    follower: &mut Follower,
+    replay: &mut Replay,
+    show: &ShowStart,
+) -> Result<Scanned, JournalError> {
+    let of = pipeline::bytes_from(audit, place);
+    let reached = pipeline::run(
+        audit,
+        chain,
+        place,
+        &mut |read| show(StartStep::Reading { read, of }),
+        &mut |parsed| {
+            follower.append(parsed.leaf)?;
+            replay.take(parsed)
+        },
+    )?;
+    let mut scanned = scan_from(audit, reached.chain, reached.place, &mut |line| {
+        follower.visit(line)?;
+        replay.visit(line)
+    })?;
+    scanned.finished.splice(0..0, reached.finished);
+    Ok(scanned)
 }
 
 /// The log of a shared ledger's node: read completely, and checked against what was signed. It may be shorter than
@@ -345,99 +372,5 @@ fn renew(dir: &Path, audit: &Path, now: Timestamp) -> Result<(Index, Snapshot), 
     Index::open(dir, audit)
 }
 
-fn written(index: Index, done: Result<(), String>) -> Option<Index> {
-    match done {
-        Ok(()) => Some(index),
-        Err(error) => {
-            tracing::warn!(%error, "the ledger's index cannot be written; payments go on without it");
-            None
-        }
-    }
-}
-
-/// Applies what the index has not seen, and finds out on the way whether the index matches the journal.
-struct Replay {
-    book: Book,
-    index: Option<Index>,
-    /// How far the index had come.
-    from: Chain,
-    /// The index was empty: it is filled, and marked complete at the end.
-    is_new: bool,
-    misfit: Option<&'static str>,
-    effects: Vec<Effect>,
-}
-
-impl Replay {
-    fn onto(opened: Option<(Index, Snapshot)>, first: &Beginning) -> Self {
-        let (index, snapshot) = opened.unzip();
-        let known = snapshot.filter(|snapshot| !snapshot.is_new);
-        let is_new = known.is_none();
-        let (from, book) = known.map_or_else(
-            || (first.chain, first.book.clone()),
-            |snapshot| (snapshot.chain, snapshot.book),
-        );
-        // The entries in between were moved away, so it cannot catch up any more.
-        let is_behind = from.next_seq < first.chain.next_seq;
-        Self {
-            book,
-            index,
-            from,
-            is_new,
-            misfit: is_behind.then_some("the index ended before the first entry of the journal"),
-            effects: Vec::new(),
-        }
-    }
-
-    fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
-        let seq = line.head.seq;
-        if seq + 1 == self.from.next_seq && line.leaf != self.from.tip {
-            self.misfit = Some("the index belonged to another journal");
-        }
-        if seq < self.from.next_seq || self.misfit.is_some() {
-            return Ok(());
-        }
-        let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
-        match self.book.apply(&entry) {
-            Ok(effect) => self.effects.push(Effect {
-                place: line.place,
-                ..effect
-            }),
-            // If the book came from the index, the index is wrong; in a replay from the beginning, the journal is.
-            Err(_) if !self.is_new => self.misfit = Some("the index did not match the journal"),
-            Err(illegal) => return Err(illegal.to_string()),
-        }
-        if self.effects.len() >= BATCH_ENTRIES {
-            self.feed(Chain {
-                next_seq: seq + 1,
-                tip: line.leaf,
-            });
-        }
-        Ok(())
-    }
-
-    fn feed(&mut self, chain: Chain) {
-        let effects = std::mem::take(&mut self.effects);
-        let latest = self.book.latest();
-        self.index = self.index.take().and_then(|mut index| {
-            let done = if self.is_new {
-                index.fill(&effects)
-            } else {
-                index.apply(&[Applied {
-                    effects,
-                    chain,
-                    latest,
-                    signed: None,
-                    finished: Vec::new(),
-                }])
-            };
-            written(index, done)
-        });
-    }
-
-    /// Why the index must be rebuilt, now that the end of the journal is known.
-    fn misfit(&self, journal: Chain) -> Option<&'static str> {
-        let is_ahead = self.from.next_seq > journal.next_seq;
-        self.misfit
-            .or(is_ahead.then_some("the index contained entries that the journal does not have"))
-    }
-}
+#[cfg(test)]
+mod tests;

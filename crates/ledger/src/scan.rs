@@ -187,7 +187,7 @@ fn read_from(path: &Path, offset: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
 
 impl JournalError {
     /// Adds the lines before `offset`, where reading began, to the line number.
-    fn further(self, segment: &Path, offset: u64) -> Self {
+    pub(super) fn further(self, segment: &Path, offset: u64) -> Self {
         match self {
             Self::Damaged { path, line, why } if offset > 0 => {
                 let before = fs::read(segment).map(|bytes| {

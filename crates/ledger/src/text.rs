@@ -50,10 +50,11 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(&text, &mut bytes).map_err(|_| de::Error::custom("expected 64 hex digits"))?;
-        Ok(Self(bytes))
+        deserializer.deserialize_str(Text("64 hex digits", |text| {
+            let mut bytes = [0; 32];
+            hex::decode_to_slice(text, &mut bytes).ok()?;
+            Some(Self(bytes))
+        }))
     }
 }
 
@@ -84,11 +85,22 @@ impl<T: fmt::Display> Serialize for Decimal<T> {
 
 impl<'de, T: FromStr> Deserialize<'de> for Decimal<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let number = text
-            .parse()
-            .map_err(|_| de::Error::custom("expected a decimal number in a string"))?;
-        Ok(Self(number))
+        deserializer.deserialize_str(Text("a decimal number in a string", |text| text.parse().ok().map(Self)))
+    }
+}
+
+/// Reads a value from its text without copying it: what is expected, and how to read that.
+struct Text<T>(&'static str, fn(&str) -> Option<T>);
+
+impl<T> de::Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        self.1(text).ok_or_else(|| E::custom(format_args!("expected {}", self.0)))
     }
 }
 

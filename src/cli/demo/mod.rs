@@ -150,7 +150,7 @@ impl Stage {
         home::write_atomic(&home.config(), config(&sandbox).as_bytes(), Readers::Owner)?;
         home::write_atomic(&home.limits(), LIMITS.as_bytes(), Readers::Owner)?;
         let agent = Registry::new(&home).add(&"demo".parse::<AgentName>()?, Timestamp::now())?;
-        let proxy = serve::start(&home, clock).await?;
+        let proxy = serve::start(&home, clock, Arc::new(|_| {})).await?;
         let ca = std::fs::read(home.ca_certificate()).map_err(|error| Failure::negative(error.to_string()))?;
         let client = Client::new(proxy.address, &agent, &ca)?;
         Ok(Self {

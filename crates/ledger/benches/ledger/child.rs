@@ -56,8 +56,18 @@ fn cpu_s() -> f64 {
 
 /// The peak resident memory of this process.
 fn peak_mib() -> Result<f64, Fault> {
+    status_mib("VmHWM:")
+}
+
+/// The resident memory of this process now.
+pub(crate) fn resident_mib() -> Result<f64, Fault> {
+    status_mib("VmRSS:")
+}
+
+fn status_mib(name: &str) -> Result<f64, Fault> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.ok_or("no VmHWM in /proc/self/status")?.parse::<f64>()? / 1024.0)
+    let kib = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = kib.and_then(|kib| kib.trim().strip_suffix(" kB"));
+    let kib = kib.ok_or_else(|| format!("no {name} in /proc/self/status"))?;
+    Ok(kib.parse::<f64>()? / 1024.0)
 }

@@ -85,6 +85,13 @@ pub(crate) fn measure(root: &Path, rounds: usize, payments: usize) -> Result<(),
     Ok(())
 }
 
+/// Writes a long history into a directory that stays.
+pub(crate) fn prepare(dir: &Path, payments: usize) -> Result<(), Fault> {
+    fs::create_dir_all(dir)?;
+    furnish(dir, AGENTS)?;
+    write(&dir.join("audit"), &Market::of(AGENTS)?, payments).map(drop)
+}
+
 fn size(dir: &Path) -> Result<u64, Fault> {
     let mut bytes = 0;
     for file in fs::read_dir(dir)? {

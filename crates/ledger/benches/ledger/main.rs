@@ -16,9 +16,11 @@ mod postgres;
 #[path = "../../tests/all/postgres_cluster.rs"]
 mod postgres_cluster;
 mod report;
+mod soak;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,6 +29,9 @@ struct Asked {
     /// Payments in the long history.
     payments: usize,
     only: Option<String>,
+    /// Of the soak: days on the ledger's clock, and the seconds after which no payment begins.
+    days: i64,
+    seconds: u64,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +41,7 @@ fn main() -> ExitCode {
         .collect();
     let done = match arguments.first().map(String::as_str) {
         Some("start") => child::run(&arguments[1..]),
+        Some("write") => write(&arguments[1..]),
         // `cargo test --all-targets` runs this too; figures of an unoptimised build mean nothing.
         _ if cfg!(debug_assertions) => {
             eprintln!(
@@ -54,11 +60,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Writes a long history into a new directory, for a profiler: `write DIR PAYMENTS`; `start DIR` then starts on it.
+fn write(arguments: &[String]) -> Result<(), Fault> {
+    let [dir, payments] = arguments else {
+        return Err("write needs a directory and the number of payments".into());
+    };
+    history::prepare(Path::new(dir), payments.parse()?)
+}
+
 fn asked(arguments: &[String]) -> Result<Asked, Fault> {
     let mut asked = Asked {
         rounds: 5,
         payments: 1_000_000,
         only: None,
+        days: 30,
+        seconds: 900,
     };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
@@ -67,6 +83,8 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
             "--rounds" => asked.rounds = value()?.parse()?,
             "--payments" => asked.payments = value()?.parse()?,
             "--only" => asked.only = Some(value()?.clone()),
+            "--days" => asked.days = value()?.parse()?,
+            "--seconds" => asked.seconds = value()?.parse()?,
             other => return Err(format!("unknown argument {other}; see benches/README.md").into()),
         }
     }
@@ -93,6 +111,15 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
     }
     if wanted("history") {
         history::measure(root, asked.rounds, asked.payments)?;
+    }
+    // Only when it is asked for.
+    if asked.only.as_deref() == Some("soak") {
+        let soak = soak::Soak {
+            payments: asked.payments,
+            days: asked.days,
+            at_most: Duration::from_secs(asked.seconds),
+        };
+        soak::measure(root, soak)?;
     }
     #[cfg(feature = "postgres")]
     if wanted("postgres") {

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use super::{
-    APPROVAL, KEY, OPEN, PAYMENT, UNCONFIRMED, counter_key, denial_key, key, moment_value, nonce_key, places_value,
-    replay_key,
+    APPROVAL, KEY, OPEN, PAYMENT, Touched, UNCONFIRMED, counter_key, denial_key, key, moment_value, nonce_key,
+    places_value, replay_key,
 };
 use crate::book::approvals::{ReplayKey, RowChange, Subject};
 use crate::book::{Book, Effect};
@@ -24,7 +24,7 @@ const PAYMENT_BYTES: usize = 2048;
 pub(super) struct Changes<'a> {
     payments: HashMap<PaymentId, &'a Payment>,
     /// Where the entries of each payment are, in order.
-    entries: HashMap<PaymentId, Entries>,
+    entries: Places,
     counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
     nonces: HashMap<(u64, NonceKey), Presence>,
     unconfirmed: HashMap<PaymentId, Presence>,
@@ -40,6 +40,36 @@ struct Entries {
     /// Whether the first of them is the payment's first.
     begun: bool,
     places: Vec<Place>,
+}
+
+/// Where the entries of payments are, and nothing else about them.
+#[derive(Default)]
+pub(super) struct Places(HashMap<PaymentId, Entries>);
+
+impl Places {
+    pub(super) fn add(&mut self, Touched { rid, begun, place }: Touched) {
+        let entries = self.0.entry(rid).or_default();
+        entries.begun |= begun;
+        entries.places.push(place);
+    }
+
+    /// `stored` returns where the earlier entries of a payment are.
+    pub(super) fn write(
+        &self,
+        batch: &mut sled::Batch,
+        stored: impl Fn(&PaymentId) -> Result<Vec<Place>, String>,
+    ) -> Result<(), String> {
+        for (rid, Entries { begun, places }) in &self.0 {
+            let mut all = if *begun { Vec::new() } else { stored(rid)? };
+            for place in places {
+                if !all.contains(place) {
+                    all.push(*place);
+                }
+            }
+            batch.insert(key(PAYMENT, rid.bytes()), places_value(&all));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -59,10 +89,8 @@ impl<'a> Changes<'a> {
     }
 
     fn add(&mut self, effect: &'a Effect) {
-        if let Some(rid) = effect.touched() {
-            let entries = self.entries.entry(rid).or_default();
-            entries.begun |= effect.begun;
-            entries.places.push(effect.place);
+        if let Some(touched) = Touched::by(effect) {
+            self.entries.add(touched);
         }
         if let Some(payment) = &effect.payment {
             self.payments.insert(payment.rid(), payment);
@@ -106,7 +134,7 @@ impl<'a> Changes<'a> {
         batch: &mut sled::Batch,
         stored: impl Fn(&PaymentId) -> Result<Vec<Place>, String>,
     ) -> Result<(), String> {
-        self.write_places(batch, stored)?;
+        self.entries.write(batch, stored)?;
         for (rid, payment) in self.payments {
             if payment.is_open() {
                 let mut value = Vec::with_capacity(PAYMENT_BYTES);
@@ -157,24 +185,6 @@ impl<'a> Changes<'a> {
                 Some(until) => batch.insert(key, &moment_value(until)),
                 None => batch.remove(key),
             }
-        }
-        Ok(())
-    }
-
-    /// Writes only where the entries are.
-    pub(super) fn write_places(
-        &self,
-        batch: &mut sled::Batch,
-        stored: impl Fn(&PaymentId) -> Result<Vec<Place>, String>,
-    ) -> Result<(), String> {
-        for (rid, Entries { begun, places }) in &self.entries {
-            let mut all = if *begun { Vec::new() } else { stored(rid)? };
-            for place in places {
-                if !all.contains(place) {
-                    all.push(*place);
-                }
-            }
-            batch.insert(key(PAYMENT, rid.bytes()), places_value(&all));
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ const HOUR: i64 = 60 * 60;
 
 /// A history with everything that leaves a row: all states, windows that are dropped, nonces that become free, and
 /// approvals in between.
-fn history() -> Vec<Entry> {
+pub(crate) fn history() -> Vec<Entry> {
     let mut bodies = Vec::new();
     for hour in 0..100i64 {
         let at = 1_795_161_600 + hour * HOUR;
@@ -295,7 +295,8 @@ fn a_rebuild_leaves_the_rows_that_following_leaves() {
         for entries in early.chunks(7) {
             let effects = effects(entries, &mut book);
             if is_rebuild {
-                index.fill(&effects).unwrap();
+                let touched: Vec<_> = effects.iter().filter_map(Touched::by).collect();
+                index.fill(&touched).unwrap();
                 continue;
             }
             let (latest, signed, finished) = (book.latest(), None, vec![]);
