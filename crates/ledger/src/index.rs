@@ -42,6 +42,10 @@ const CHECKPOINT_ENTRIES: usize = 4096;
 /// checkpointed yet may be lost anyway; a look-up does not wait for it.
 const GATHER: Duration = Duration::from_millis(50);
 
+/// The most messages that wait for the index. A writer that is further ahead waits for it: changes take some kilobytes
+/// for each payment, and what no index can take at that rate must not pile up in memory.
+pub(crate) const FEED: usize = 256;
+
 /// The most entries in one sled batch. sled holds on to every page that a batch has changed until the batch is over:
 /// with thousands of entries in one, that is gigabytes.
 pub(crate) const BATCH_ENTRIES: usize = 512;
@@ -305,6 +309,8 @@ impl Index {
     }
 
     fn follow_until_closed(&mut self, feed: &Receiver<Feed>) -> Result<(), String> {
+        // More waits than one batch can take: gathering would only fall further behind.
+        let mut is_behind = false;
         loop {
             let due = self.saved_at + CHECKPOINT_EVERY;
             let first = match self.unsaved {
@@ -315,7 +321,7 @@ impl Index {
             let mut lookups = Vec::new();
             match first {
                 Ok(message) => {
-                    if let Feed::Applied(_) = message {
+                    if let (Feed::Applied(_), false) = (&message, is_behind) {
                         thread::park_timeout(GATHER);
                     }
                     // What has piled up becomes one batch: a slow index catches up instead of growing a queue.
@@ -332,8 +338,9 @@ impl Index {
                             break;
                         }
                     }
+                    is_behind = entries >= BATCH_ENTRIES;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => is_behind = false,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             if self.unsaved == 0 {

@@ -19,7 +19,7 @@ use super::book::Effect;
 use super::decisions::{self, Decisions};
 use super::disclosure::{Disclosure, Private};
 use super::entry::{Body, ClockJumped, Closed, Expired, Released};
-use super::index::{Applied, Feed};
+use super::index::{Applied, FEED, Feed};
 use super::journal::{CommitError, Journal};
 use super::model::{Alarm, Alarms, RefusalRecord, Reservation, Source, State};
 use super::options::Options;
@@ -48,7 +48,7 @@ pub(crate) struct Writer {
     space: Space,
     shared: Arc<Shared>,
     wake: mpsc::WeakSender<Op>,
-    index: Option<std_mpsc::Sender<Feed>>,
+    index: Option<std_mpsc::SyncSender<Feed>>,
     index_thread: Option<JoinHandle<()>>,
     signing: Option<Signing>,
     _rereading: Option<Rereading>,
@@ -74,7 +74,7 @@ impl Writer {
     ) -> std::io::Result<Self> {
         let (mut index, mut index_thread) = (None, None);
         if let Some(opened) = opening.index.take() {
-            let (sender, feed) = std_mpsc::channel();
+            let (sender, feed) = std_mpsc::sync_channel(FEED);
             let follow = move || opened.follow(&feed);
             index_thread = Some(
                 std::thread::Builder::new()
@@ -291,7 +291,7 @@ impl Writer {
                 let sent = self
                     .index
                     .as_ref()
-                    .is_some_and(|index| index.send(Feed::Find(rid, sender)).is_ok());
+                    .is_some_and(|index| self.fed(index, Feed::Find(rid, sender)));
                 self.wake_index();
                 let _ = reply.send(Found::Elsewhere(sent.then_some(receiver)));
             }
@@ -389,10 +389,20 @@ impl Writer {
             finished: self.journal().take_finished(),
         };
         // Without its thread the index falls behind, and the next start replays.
-        self.index = self
-            .index
-            .take()
-            .filter(|index| index.send(Feed::Applied(applied)).is_ok());
+        let index = self.index.take();
+        self.index = index.filter(|index| self.fed(index, Feed::Applied(applied)));
+    }
+
+    /// Sends to the index; waits for it if too much waits there already. `false`: it is gone.
+    fn fed(&self, index: &std_mpsc::SyncSender<Feed>, message: Feed) -> bool {
+        match index.try_send(message) {
+            Ok(()) => true,
+            Err(std_mpsc::TrySendError::Full(message)) => {
+                self.wake_index();
+                index.send(message).is_ok()
+            }
+            Err(std_mpsc::TrySendError::Disconnected(_)) => false,
+        }
     }
 }
 

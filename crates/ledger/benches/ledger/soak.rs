@@ -125,7 +125,7 @@ async fn caller(run: &Run, ledger: &Embedded) -> Result<Vec<(usize, f64)>, Fault
         };
         ledger.finish(rid, settled).await?;
         let ended = run.ended.fetch_add(1, Ordering::Relaxed) + 1;
-        if ended % (payments / SAMPLES).max(1) == 0 {
+        if ended.is_multiple_of((payments / SAMPLES).max(1)) {
             let mib = child::resident_mib()?;
             let seconds = run.began.elapsed().as_secs_f64();
             println!(

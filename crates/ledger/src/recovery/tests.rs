@@ -155,7 +155,7 @@ fn index_is() -> impl Strategy<Value = IndexIs> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_start_ends_with_the_book_of_a_plain_replay(
