@@ -21,6 +21,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alerts::Alerts;
+use crate::rules::Rules;
 use bursar_approvals::questions::Questions;
 use bursar_home::{Home, spare};
 use bursar_ledger::{Event, Ledger, LedgerError, PaymentId, Resolution};
@@ -28,9 +30,11 @@ use bursar_rails::outstanding::{Outstanding, Withdrawal, Withdrawn};
 use bursar_reconcile::Reconciler;
 
 mod approvals;
+mod pause;
 mod reconcile;
 
 pub(crate) use approvals::{Approve, Deny, pending};
+pub(crate) use pause::{Known, Outcome, Paused, pause, pause_here, paused, resume, resume_here};
 pub(crate) use reconcile::reconcile;
 
 /// Requests and replies are short.
@@ -120,6 +124,9 @@ pub(crate) fn bind(home: &Home) -> io::Result<UnixListener> {
 /// What commands ask the running server about.
 pub(crate) struct Admin {
     pub ledger: Arc<dyn Ledger>,
+    pub home: Home,
+    pub rules: Arc<Rules>,
+    pub alerts: Alerts,
     pub outstanding: Outstanding,
     pub questions: Option<Questions>,
     pub reconciler: Arc<Reconciler>,
@@ -188,6 +195,12 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>, uid: u32) -> Res
     }
     if (request.method(), request.uri().path()) == (&Method::POST, approvals::PENDING) {
         return approvals::list(admin);
+    }
+    match (request.method(), request.uri().path()) {
+        (&Method::POST, pause::PAUSE) => return pause::answer_pause(admin, request, uid).await,
+        (&Method::POST, pause::RESUME) => return pause::answer_resume(admin, request, uid).await,
+        (&Method::POST, pause::PAUSED) => return pause::answer_paused(admin),
+        _ => {}
     }
     let done = match (request.method(), request.uri().path()) {
         (&Method::POST, Resolve::PATH) => Some(resolve(admin, request, uid).await),

@@ -40,7 +40,7 @@ use bursar_core::assets::Network;
 use bursar_core::clock::SharedClock;
 use bursar_core::policy::Approvals;
 use bursar_home::{self as home, Home, Readers, spare};
-use bursar_ledger::{Ledger, Options, PaymentId, ShowStart};
+use bursar_ledger::{Ledger, Options, Pause, PaymentId, ShowStart};
 use bursar_net::body::ReplayBudget;
 use bursar_net::corporate::CorporateProxy;
 use bursar_net::dial::{Dialer, Patience, SystemResolver};
@@ -139,9 +139,16 @@ pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> R
     }
     let reconciler = Arc::new(reconciler(&ground, &ledger, &payers, &outstanding));
     rules::record(&*ledger, loaded).await;
+    for (pause, _) in ledger.pauses() {
+        let Pause { scope, since, who, why } = pause;
+        tracing::warn!(%scope, since = %since.timestamp(), who, why, "payments are paused, until `bursar resume` lifts it");
+    }
 
     let admin = Arc::new(Admin {
         ledger: ledger.clone(),
+        home: home.clone(),
+        rules: rules.clone(),
+        alerts: ground.alerts.clone(),
         outstanding: outstanding.clone(),
         questions: questions.clone(),
         reconciler: reconciler.clone(),

@@ -7,6 +7,7 @@ use bursar_approvals::questions::Bound;
 use bursar_core::assets::Network;
 use bursar_core::money::MicroUsd;
 use bursar_core::plain::plain;
+use bursar_core::policy::PauseScope;
 use bursar_ledger::{Alarm, Outflow, PaymentId};
 
 /// An event that people should be notified of.
@@ -40,6 +41,19 @@ pub enum Alert {
     LimitsRejected { path: String, why: String },
     /// An agent may not ask people for now: too many of its questions are open, or were asked within the hour.
     ApprovalFlood(Bound),
+    /// A person stopped payments. `unrecorded`: why that is in force and not on record yet.
+    PaymentsPaused {
+        scope: PauseScope,
+        who: String,
+        why: String,
+        unrecorded: Option<String>,
+    },
+    /// A person let payments go on.
+    PaymentsResumed {
+        scope: PauseScope,
+        who: String,
+        why: String,
+    },
     /// From `bursar alerts test`.
     Test,
 }
@@ -48,7 +62,7 @@ pub enum Alert {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `dispute`, `wallet-outflow`, `disk-low`,
-    /// `store-failed`, `clock-jump`, `index-rebuilt`, `torn-write`, `log-unsigned`, `segment-overdue`, `limits-rejected`,
+    /// `payments-paused`, `payments-resumed`, `store-failed`, `clock-jump`, `index-rebuilt`, `torn-write`, `log-unsigned`, `segment-overdue`, `limits-rejected`,
     /// `approval-flood`, `test`.
     pub kind: &'static str,
     /// RFC 3339, UTC.
@@ -79,6 +93,8 @@ impl Alert {
             Self::Outflow(_) => "wallet-outflow",
             Self::LimitsRejected { .. } => "limits-rejected",
             Self::ApprovalFlood(_) => "approval-flood",
+            Self::PaymentsPaused { .. } => "payments-paused",
+            Self::PaymentsResumed { .. } => "payments-resumed",
             Self::Test => "test",
         }
     }
@@ -160,6 +176,23 @@ impl Alert {
                  as soon as it changes."
             ),
             Self::ApprovalFlood(bound) => of_flood(bound),
+            Self::PaymentsPaused {
+                scope,
+                who,
+                why,
+                unrecorded,
+            } => {
+                let (words, options) = (scope.words(), scope.options());
+                let record = unrecorded.as_ref().map_or_else(String::new, |error| {
+                    format!(" The pause is not on record yet ({error}); a restart before that would lift it.")
+                });
+                format!(
+                    "{words} are paused by {who}: {why}. `bursar resume {options} --why TEXT` lifts the pause.{record}"
+                )
+            }
+            Self::PaymentsResumed { scope, who, why } => {
+                format!("{} are no longer paused, resumed by {who}: {why}.", scope.words())
+            }
             Self::Test => "This is a test alert from `bursar alerts test`. Nothing has happened.".to_owned(),
         }
     }

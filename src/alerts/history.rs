@@ -124,6 +124,8 @@ impl Thing {
             Alert::ApprovalFlood(bound) => (Self::Flood(bound.uncounted()), Quiet::For(HOUR)),
             // Its payments are remembered one by one.
             Alert::ManyUnknown { .. } | Alert::Test => return None,
+            // A person did it, each time.
+            Alert::PaymentsPaused { .. } | Alert::PaymentsResumed { .. } => return None,
         })
     }
 }

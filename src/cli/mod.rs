@@ -17,6 +17,7 @@ mod init;
 mod journal;
 mod logging;
 mod output;
+mod pause;
 mod payments;
 mod privileges;
 mod progress;
@@ -72,6 +73,10 @@ enum Command {
     /// List and inspect payments; resolve those that cannot be proven
     #[command(subcommand)]
     Payments(payments::Payments),
+    /// Stop payments at once: all, or those of an agent, of a group or to a merchant; `--list` shows what is paused
+    Pause(pause::Pause),
+    /// Lift a pause, so that payments go on; `paused = true` in limits.toml stays as it is
+    Resume(pause::Resume),
     /// List payments that are waiting for approval
     Pending(approvals::Pending),
     /// Approve a waiting payment, with the code shown in its question
@@ -191,6 +196,8 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
         Command::Payments(command) => command.run(&home()?),
+        Command::Pause(command) => wait(command.run(&home()?)),
+        Command::Resume(command) => wait(command.run(&home()?)),
         Command::Pending(command) => wait(command.run(&home()?)),
         Command::Approve(command) => wait(command.run(&home()?)),
         Command::Deny(command) => wait(command.run(&home()?)),

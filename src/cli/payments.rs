@@ -100,6 +100,7 @@ impl List {
         let RecordedPayments {
             mut payments,
             mut refusals,
+            pauses,
         } = recorded;
         payments.retain(|payment| self.wants(payment));
         refusals.retain(|refusal| self.wants_refusal(refusal));
@@ -116,6 +117,9 @@ impl List {
                 })
             })?;
             return Ok(exit);
+        }
+        for pause in &pauses {
+            note!("{}", super::pause::sentence(&admin::Paused::of(pause.clone(), true)));
         }
         if payments.is_empty() && refusals.is_empty() {
             note!("No payments.");

@@ -27,7 +27,7 @@ use bursar_core::host::Host;
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal};
 use bursar_ledger::entry::Other;
-use bursar_ledger::{Ledger, RefusalRecord};
+use bursar_ledger::{Ledger, Pause, RefusalRecord};
 use bursar_net::body::{ReadEnd, Relay};
 use bursar_net::upstream::{Origin, Scheme};
 use bursar_rails::balances::Balances;
@@ -191,7 +191,8 @@ impl Decider {
         if let (true, Some(why)) = (plan.offers.payable().is_empty(), dropped) {
             return Disposition::PassThrough(Unpaid::Challenge(why));
         }
-        if dropped.is_none() && self.still_holds(&plan) {
+        let is_paused = self.pause_on(subject, plan.decided.group.as_deref()).is_some();
+        if dropped.is_none() && !is_paused && self.still_holds(&plan) {
             return Disposition::Purchase(Box::new(plan));
         }
         self.decide(subject, plan.offers, plan.over)
@@ -223,6 +224,38 @@ impl Decider {
             && !decided.charges.iter().any(has_ended)
             // A rate is valid through its last day.
             && limits.price(offer, now) == Some(decided.usd)
+    }
+
+    /// The pause that stops payments by this agent to this site, set by a person. The ledger asks once more when it
+    /// reserves.
+    pub(crate) fn pause_on(&self, subject: Subject<'_>, group: Option<&str>) -> Option<Pause> {
+        let Subject { agent, origin, .. } = subject;
+        let host = origin.authority.host.as_str();
+        self.ledger.pause_on(agent.as_str(), group, host)
+    }
+
+    /// The answer to a purchase that a pause stops; records the refusal.
+    pub(crate) fn refuse_paused(
+        &self,
+        subject: Subject<'_>,
+        group: Option<&str>,
+        pause: &Pause,
+        asked: Option<MicroUsd>,
+    ) -> Problem {
+        let refusal = self.paused(pause);
+        self.record_refusal(subject, group, &refusal, asked);
+        Problem::refused(&refusal)
+    }
+
+    /// The words for a pause, as far as finance lets agents see them.
+    pub(crate) fn paused(&self, pause: &Pause) -> Refusal {
+        let (limits, _) = self.rules.current();
+        let reason = (pause.who.as_str(), pause.why.as_str());
+        Refusal::on_pause(
+            &pause.scope,
+            pause.since.timestamp(),
+            limits.show_pause_reason.then_some(reason),
+        )
     }
 
     /// Another offer of the same 402, if the chosen one is `gone`: already answered, say, or expired. Nothing has been
@@ -274,6 +307,10 @@ impl Decider {
                 Disposition::Refuse(Problem::refused(&refusal))
             }
             Decision::Pay(decided) => {
+                let group = decided.group.as_deref();
+                if let Some(pause) = self.pause_on(subject, group) {
+                    return Disposition::Refuse(self.refuse_paused(subject, group, &pause, Some(decided.usd)));
+                }
                 let offer = offers.payable()[decided.offer].clone();
                 if !self.balances.may_cover(offer.asset, offer.outlay()) {
                     let group = decided.group.as_deref();

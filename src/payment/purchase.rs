@@ -118,6 +118,10 @@ impl Purchase {
         if agent.is_gone() {
             return self.never_signed(reservation.rid()).await;
         }
+        // The last question before anything exists that could be cashed: from here on the payment goes on.
+        if let Some(problem) = self.paused_before_signing(reservation.rid()).await {
+            return agent.answer(Err(problem));
+        }
         let (reservation, remote) = match self.remote_credential(reservation, &mut agent).await {
             Ok(ready) => ready,
             Err(NotReady::Over(problem)) => return agent.answer(Err(problem)),
@@ -349,6 +353,19 @@ impl Purchase {
     async fn never_signed(&self, rid: PaymentId) {
         let (by, why) = (Source::Us, Reason::NeverSigned);
         self.finish(rid, Outcome::Expired { by, why }).await;
+    }
+
+    /// Ends an armed payment that a person has paused meanwhile. Only the task that has its reservation can know that
+    /// nothing was signed or ordered, so only this one ends it.
+    async fn paused_before_signing(&self, rid: PaymentId) -> Option<Problem> {
+        let pause = self
+            .context
+            .decider
+            .pause_on(self.subject(), self.plan.decided.group.as_deref())?;
+        tracing::info!(payment = %rid, agent = %self.lane.agent(), scope = %pause.scope, "paused before it was signed");
+        let (by, why) = (Source::Us, Reason::Paused);
+        self.finish(rid, Outcome::Expired { by, why }).await;
+        Some(Problem::refused(&self.context.decider.paused(&pause)).payment(rid))
     }
 
     async fn finish(&self, rid: PaymentId, outcome: Outcome) {

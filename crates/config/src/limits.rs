@@ -71,6 +71,7 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
     let rails = top.take("rails").and_then(|entry| rails(&entry));
     let max_validity = top.take("max_validity").and_then(|e| e.integer(10..=86_400));
     let zero_amount = top.take("zero_amount").and_then(|e| e.boolean());
+    let show_pause_reason = top.take("show_pause_reason").and_then(|e| e.boolean());
     let methods = top.take("methods").and_then(|entry| methods(&entry));
     let merchants = top.section("merchants").map(merchants_own).unwrap_or_default();
     let rates = top
@@ -103,6 +104,7 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
         max_validity_s: max_validity.unwrap_or(MAX_VALIDITY_S),
         zero_amount: zero_amount.unwrap_or(false),
         methods: methods.unwrap_or_default(),
+        show_pause_reason: show_pause_reason.unwrap_or(false),
         merchants,
         rates,
         account,

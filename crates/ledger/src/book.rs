@@ -16,16 +16,18 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
-use super::entry::{self, Armed, Body, Entry, Reserved, Settled, WindowCharge};
+use super::entry::{self, Armed, Body, Entry, PauseSet, Reserved, Settled, WindowCharge};
 use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{
     ApprovalError, ApprovalRow, Arm, ArmedNonce, Arming, Hold, LedgerError, Reserve, ReserveError, Source, State,
 };
+use super::pauses::{Pause, Pauses};
 use super::payment::{NonceKey, Payment};
 use super::scan::Place;
 use super::text::{Decimal, Moment};
 use approvals::{ApprovalChanges, Register, ReplayKey, Subject};
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 use bursar_core::policy::budget::{Charge, Excess};
 
 /// How long a payment that was settled on the merchant's receipt waits for confirmation by the chain; after that it
@@ -78,6 +80,8 @@ pub struct Effect {
     pub amended: Option<(PaymentId, Amendment)>,
     pub keys: Vec<(KeyHold, KeyChange)>,
     pub approvals: ApprovalChanges,
+    /// A scope that was paused, or (`None`) is not any more.
+    pub pause: Option<(PauseScope, Option<Pause>)>,
 }
 
 impl Effect {
@@ -134,6 +138,7 @@ pub struct Book {
     latest: Option<Moment>,
     keys: Keys,
     approvals: Register,
+    pauses: Pauses,
 }
 
 impl Book {
@@ -274,6 +279,22 @@ impl Book {
             Body::ApprovalExpired(expired) => {
                 self.admits_approval(&entry.body, entry.ts)?;
                 self.approvals.end(expired.id, &mut effect.approvals);
+            }
+            // The logs of a shared ledger can each have one end of a pause, so neither needs the other.
+            Body::PauseSet(set) if self.pauses.of(&set.scope).is_some() => {}
+            Body::PauseSet(PauseSet { scope, who, why }) => {
+                let pause = Pause {
+                    scope: scope.clone(),
+                    since: entry.ts,
+                    who: who.clone(),
+                    why: why.clone(),
+                };
+                self.pauses.set(pause.clone());
+                effect.pause = Some((scope.clone(), Some(pause)));
+            }
+            Body::PauseLifted(lifted) => {
+                self.pauses.lift(&lifted.scope);
+                effect.pause = Some((lifted.scope.clone(), None));
             }
             Body::ClockAccepted(_) => self.latest = None,
             Body::Opened(_) | Body::Closed(_) | Body::PolicyLoaded(_) | Body::PolicyRejected(_) => {}

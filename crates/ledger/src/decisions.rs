@@ -11,19 +11,21 @@ use super::counters::Counter;
 use super::disclosure::Disclosure;
 use super::entry::{
     self, Admin, Alert, ApprovalDenied, ApprovalExpired, ApprovalGranted, ApprovalRequested, Armed, Body,
-    ClockAccepted, Confirmed, Disputed, Expired, Issued, PolicyLoaded, PolicyRejected, Presented, Refused, Released,
-    Reserved, Settled, Unknown, WindowCharge,
+    ClockAccepted, Confirmed, Disputed, Expired, Issued, PauseLifted, PolicyLoaded, PolicyRejected, Presented, Refused,
+    Released, Reserved, Settled, Unknown, WindowCharge,
 };
 use super::model::{
     self, Alarm, ApprovalStep, Arming, Event, Hold, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,
     ReserveError, Resolution, Source, State, Terms,
 };
+use super::pauses::Pause;
 use super::payment::Finding;
 use super::text::{Decimal, Digest, Moment};
 use super::timekeeping::Timekeeper;
 use bursar_core::challenge::Clause;
 use bursar_core::clock::random;
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 use bursar_core::policy::budget::{Charge, Window};
 
 /// One counter of a scope, in the budget's unit.
@@ -53,7 +55,19 @@ pub(crate) trait Decisions {
 
     fn raise(&self, alarm: Alarm);
 
+    /// The widest pause that stops such payments.
+    fn pause_on(&self, agent: &str, group: Option<&str>, host: &str) -> Option<Pause> {
+        self.book().pauses().on(agent, group, host).cloned()
+    }
+
+    fn is_not_paused(&self, agent: &str, group: Option<&str>, host: &str) -> Result<(), ReserveError> {
+        let pause = self.pause_on(agent, group, host);
+        pause.map_or(Ok(()), |pause| Err(ReserveError::Paused(Box::new(pause))))
+    }
+
     fn reserve(&mut self, mut reserve: Reserve, now: Moment) -> Result<Reservation, ReserveError> {
+        let Hold { agent, group, host, .. } = &reserve.hold;
+        self.is_not_paused(agent, group.as_deref(), host)?;
         self.may_reserve()?;
         self.book().counters().begin(&mut reserve.hold.charges);
         let totals = self.book().admits(&reserve, now)?;
@@ -65,6 +79,7 @@ pub(crate) trait Decisions {
     }
 
     fn hold(&mut self, mut hold: Hold, now: Moment) -> Result<PaymentId, ReserveError> {
+        self.is_not_paused(&hold.agent, hold.group.as_deref(), &hold.host)?;
         self.may_reserve()?;
         self.book().counters().begin(&mut hold.charges);
         let totals = self.book().admits_hold(&hold, now)?;
@@ -75,6 +90,10 @@ pub(crate) trait Decisions {
     }
 
     fn arm(&mut self, rid: PaymentId, mut arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
+        if let Some(held) = self.book().open_payment(&rid) {
+            let reserved = &held.reserved;
+            self.is_not_paused(&reserved.agent, reserved.group.as_deref(), &reserved.host)?;
+        }
         self.may_reserve()?;
         self.book().counters().begin(&mut arming.charges);
         let totals = self.book().admits_arming(rid, &arming, now)?;
@@ -112,6 +131,21 @@ pub(crate) trait Decisions {
             self.book().approvals().is_worth_asking(requested, now)?;
         }
         self.enter(now, body)
+    }
+
+    /// Lifts the pause of this scope, if it is paused.
+    fn resume(
+        &mut self,
+        scope: PauseScope,
+        who: String,
+        why: String,
+        now: Moment,
+    ) -> Result<Option<Pause>, LedgerError> {
+        let pause = self.book().pauses().of(&scope).cloned();
+        if pause.is_some() {
+            self.enter(now, Body::PauseLifted(PauseLifted { scope, who, why }))?;
+        }
+        Ok(pause)
     }
 
     /// Like [`Decisions::record`], for callers that do not need the number.
@@ -501,4 +535,9 @@ pub(crate) fn event_body(event: Event) -> Body {
             why,
         }),
     }
+}
+
+pub(crate) fn pause_set(pause: Pause) -> Body {
+    let Pause { scope, who, why, .. } = pause;
+    Body::PauseSet(entry::PauseSet { scope, who, why })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::model::LedgerError;
 use super::options::Options;
+use super::pauses::InForce;
 use super::payment::Payment;
 use super::queue::{Queue, Queued};
 use super::recovery::{self, OpenError};
@@ -27,6 +28,7 @@ impl Embedded {
         let opening = recovery::open(dir, &mut options)?;
         let latest = opening.book.latest().map(|latest| latest.timestamp());
         let (queue, ops) = Queue::new(Timekeeper::new(options.clock.clone(), latest));
+        *queue.shared.pauses_mut() = InForce::of(opening.book.pauses().clone());
         let start = |source| OpenError::Io {
             what: "start the writer of",
             path: dir.to_owned(),

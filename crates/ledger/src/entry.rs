@@ -235,6 +235,8 @@ bodies! {
     "alert.raised" Alert(Alert),
     "clock.jump" ClockJumped(ClockJumped),
     "clock.accepted" ClockAccepted(ClockAccepted),
+    "pause.set" PauseSet(PauseSet),
+    "pause.lifted" PauseLifted(PauseLifted),
     "approval.requested" ApprovalRequested(ApprovalRequested),
     "approval.granted" ApprovalGranted(ApprovalGranted),
     "approval.denied" (was "approval.refused") ApprovalDenied(ApprovalDenied),

@@ -68,6 +68,7 @@ const DENIAL: u8 = b'd';
 const KEY: u8 = b'k';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
+const PAUSE: u8 = b'w';
 const PAYMENT: u8 = b'p';
 const REPLAY: u8 = b'r';
 const SEGMENT: u8 = b's';
@@ -448,6 +449,11 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         let denial = subject_row(&key).zip(moment_row(&value));
         let (subject, until) = denial.ok_or_else(|| broken("refusal"))?;
         book.restore_denial(subject, until);
+    }
+    for row in db.scan_prefix([PAUSE]) {
+        let (_, value) = row.map_err(|error| error.to_string())?;
+        let pause = serde_json::from_slice(&value).ok();
+        book.restore_pause(pause.ok_or_else(|| broken("pause"))?);
     }
     book.restore_latest(mark.latest);
     for row in db.scan_prefix([OPEN]) {

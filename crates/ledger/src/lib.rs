@@ -75,6 +75,7 @@ mod merge;
 pub mod model;
 pub mod note;
 mod options;
+pub mod pauses;
 pub mod payment;
 mod pipeline;
 #[cfg(feature = "postgres")]
@@ -99,6 +100,8 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 
+use bursar_core::policy::PauseScope;
+
 pub use bursar_core::payment_id::PaymentId;
 pub use checkpoints::CheckpointError;
 pub use compared::{Compared, Comparison};
@@ -111,11 +114,12 @@ pub use model::{
     Resolution, Signer, Source, State, Terms, Vote,
 };
 pub use options::{CheckpointInterval, Options, ShowStart, StartStep, UNSIGNED_MAX};
+pub use pauses::{Pause, Paused};
 pub use payment::{Finding, Payment};
 #[cfg(feature = "postgres")]
 pub use postgres::{Access, Postgres};
 pub use read::{
-    Explained, PaymentRecord, ReadError, RecordedPayments, Refused, compare, read_explained, read_payments,
+    Explained, PaymentRecord, ReadError, RecordedPayments, Refused, compare, read_explained, read_pauses, read_payments,
 };
 pub use reason::Reason;
 pub use recovery::OpenError;
@@ -173,6 +177,26 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Records an event that is not a payment.
     fn append(&self, event: Event) -> LedgerFuture<'_, Result<(), LedgerError>>;
+
+    /// Stops the payments of `scope`, at once: before this returns, and whether or not the disk takes the record. The
+    /// record is waited for a moment only; if it is not there then, the ledger goes on trying. A scope that is paused
+    /// already keeps its first pause.
+    fn pause(&self, scope: PauseScope, who: String, why: String) -> LedgerFuture<'_, Paused>;
+
+    /// Lifts the pause of exactly this scope, once that is durable. Returns it, or `None` if the scope is not paused.
+    fn resume(
+        &self,
+        scope: PauseScope,
+        who: String,
+        why: String,
+    ) -> LedgerFuture<'_, Result<Option<Pause>, LedgerError>>;
+
+    /// The pauses in force, oldest first, and whether each is on record. Does not wait.
+    fn pauses(&self) -> Vec<(Pause, bool)>;
+
+    /// The widest pause that stops payments by this agent of this group to this host. Does not wait: the task that is
+    /// about to sign asks.
+    fn pause_on(&self, agent: &str, group: Option<&str>, host: &str) -> Option<Pause>;
 
     /// Queues a refusal for the journal. Does not wait, and loses none (R62).
     fn refused(&self, denial: RefusalRecord);

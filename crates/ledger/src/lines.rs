@@ -108,7 +108,9 @@ impl Body {
             | Self::Rebuilt(_)
             | Self::Outflow(_)
             | Self::ClockJumped(_)
-            | Self::ClockAccepted(_) => None,
+            | Self::ClockAccepted(_)
+            | Self::PauseSet(_)
+            | Self::PauseLifted(_) => None,
         }
     }
 }

@@ -16,12 +16,14 @@ use super::model::{
     Alarm, Alarms, ApprovalStep, Approvals, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord,
     Reservation, Reserve, ReserveError, Resolution,
 };
+use super::pauses::{Pause, Paused};
 use super::payment::{Finding, Payment};
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
 use super::{Ledger, LedgerFuture, Usage};
 use bursar_core::clock::SharedClock;
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 
 #[derive(Clone)]
 pub struct Memory {
@@ -125,6 +127,53 @@ impl Ledger for Memory {
 
     fn append(&self, event: Event) -> LedgerFuture<'_, Result<(), LedgerError>> {
         self.answer(move |state, now| Decisions::append(state, event, now))
+    }
+
+    fn pause(&self, scope: PauseScope, who: String, why: String) -> LedgerFuture<'_, Paused> {
+        self.answer(move |state, now| {
+            let earlier = state.book.pauses().of(&scope).cloned();
+            let is_new = earlier.is_none();
+            let pause = earlier.unwrap_or(Pause {
+                scope,
+                since: now,
+                who,
+                why,
+            });
+            let recorded = match is_new {
+                true => state.record(now, decisions::pause_set(pause.clone())).map(|_| ()),
+                false => Ok(()),
+            };
+            Paused {
+                pause,
+                is_new,
+                unrecorded: recorded.err(),
+            }
+        })
+    }
+
+    fn resume(
+        &self,
+        scope: PauseScope,
+        who: String,
+        why: String,
+    ) -> LedgerFuture<'_, Result<Option<Pause>, LedgerError>> {
+        self.answer(move |state, now| Decisions::resume(state, scope, who, why, now))
+    }
+
+    fn pauses(&self) -> Vec<(Pause, bool)> {
+        let mut all: Vec<_> = self
+            .state()
+            .book
+            .pauses()
+            .all()
+            .map(|pause| (pause.clone(), true))
+            .collect();
+        all.sort_by_key(|(pause, _)| pause.since);
+        all
+    }
+
+    fn pause_on(&self, agent: &str, group: Option<&str>, host: &str) -> Option<Pause> {
+        self.state().book.pauses().on(agent, group, host).cloned()
     }
 
     fn refused(&self, denial: RefusalRecord) {

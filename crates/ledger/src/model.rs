@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::entry::{Other, Reserved};
+use super::pauses::Pause;
 pub use approvals::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Denied, Requested, Vote};
 use bursar_core::account::{Account, AccountMark};
 use bursar_core::assets::Asset;
@@ -235,6 +236,9 @@ pub enum ReserveError {
     NotHeld(PaymentId),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
+    /// A person stopped such payments.
+    #[error("{} are paused", .0.scope.words())]
+    Paused(Box<Pause>),
     #[error("the disk that holds the ledger is almost full")]
     LowSpace,
     /// What is not signed can be cut off unnoticed.

@@ -2,23 +2,31 @@
 //! answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::key::KeyHold;
 use super::model::{
     ApprovalStep, Approvals, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,
     ReserveError, Resolution,
 };
+use super::pauses::{Pause, Paused};
 use super::payment::{Finding, Payment};
+use super::text::Moment;
 use super::timekeeping::Timekeeper;
 use super::writer::{Delivery, Op, Shared};
 use super::{Ledger, LedgerFuture, Usage};
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 
 /// How many operations may wait for the writer; further callers wait for room.
 const ROOM: usize = 1024;
+
+/// How long a pause that is in force waits for its record.
+const RECORD_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The callers' end. When the last clone is dropped, the ledger closes by itself.
 #[derive(Clone)]
@@ -57,6 +65,34 @@ impl Queue {
         delivery
             .take()
             .ok_or_else(|| ReserveError::Failed("the reservation was lost".to_owned()))
+    }
+
+    /// In force before anything is waited for: neither a disk that hangs nor a queue that is full can hold it up.
+    fn pause(&self, scope: PauseScope, who: String, why: String) -> LedgerFuture<'_, Paused> {
+        let since = Moment::of(self.time.read().now);
+        let pause = Pause { scope, since, who, why };
+        let earlier = self.shared.pauses_mut().set(&pause);
+        let (pause, is_new) = (earlier.clone().unwrap_or(pause), earlier.is_none());
+        Box::pin(async move {
+            let is_recorded = self.shared.pauses().is_recorded(&pause.scope);
+            let recorded = match is_recorded {
+                true => Ok(Ok(Ok(()))),
+                false => timeout(RECORD_PATIENCE, self.ask(Op::Pauses)).await,
+            };
+            let unrecorded = match recorded {
+                Ok(Ok(Ok(()))) => None,
+                Ok(Ok(Err(error)) | Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!(
+                    "the ledger has not answered for {} s",
+                    RECORD_PATIENCE.as_secs()
+                )),
+            };
+            Paused {
+                pause,
+                is_new,
+                unrecorded,
+            }
+        })
     }
 
     pub async fn ask<T>(&self, op: impl FnOnce(oneshot::Sender<T>) -> Op) -> Result<T, LedgerError> {
@@ -131,6 +167,28 @@ impl<T: Queued> Ledger for T {
 
     fn append(&self, event: Event) -> LedgerFuture<'_, Result<(), LedgerError>> {
         Box::pin(async move { self.queue().ask(|reply| Op::Append(event, reply)).await? })
+    }
+
+    fn pause(&self, scope: PauseScope, who: String, why: String) -> LedgerFuture<'_, Paused> {
+        self.queue().pause(scope, who, why)
+    }
+
+    fn resume(
+        &self,
+        scope: PauseScope,
+        who: String,
+        why: String,
+    ) -> LedgerFuture<'_, Result<Option<Pause>, LedgerError>> {
+        let op = move |reply| Op::Resume { scope, who, why, reply };
+        Box::pin(async move { self.queue().ask(op).await? })
+    }
+
+    fn pauses(&self) -> Vec<(Pause, bool)> {
+        self.queue().shared.pauses().all()
+    }
+
+    fn pause_on(&self, agent: &str, group: Option<&str>, host: &str) -> Option<Pause> {
+        self.queue().shared.pauses().on(agent, group, host).cloned()
     }
 
     fn refused(&self, denial: RefusalRecord) {

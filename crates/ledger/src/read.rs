@@ -16,6 +16,7 @@ use super::disclosure::disclosed;
 use super::entry::{self, Body, Entry, Other};
 use super::format::{self, FormatError};
 use super::model::{Source, State};
+use super::pauses::Pause;
 use super::payment::Payment;
 use super::pruned::{self, Beginning, scan};
 use super::scan::{JournalError, Line, scan_from, segments};
@@ -55,6 +56,8 @@ pub enum ReadError {
 pub struct RecordedPayments {
     pub payments: Vec<PaymentRecord>,
     pub refusals: Vec<Refused>,
+    /// The pauses in force, oldest first.
+    pub pauses: Vec<Pause>,
 }
 
 /// One line of `payments list --json`. Amounts are strings, times RFC 3339 UTC; the members keep this order.
@@ -128,9 +131,22 @@ pub fn read_payments(dir: &Path) -> Result<Compared<RecordedPayments>, ReadError
         };
         RecordedPayments {
             payments: replay.order.iter().filter_map(record).collect(),
+            pauses: in_force(&replay.book),
             refusals: replay.refusals,
         }
     }))
+}
+
+/// Reads from the journal in `dir` (the data directory) the pauses in force, oldest first.
+pub fn read_pauses(dir: &Path) -> Result<Compared<Vec<Pause>>, ReadError> {
+    let replay = read_entries(dir, Replay::onto, Replay::visit)?;
+    Ok(replay.map(|replay| in_force(&replay.book)))
+}
+
+fn in_force(book: &Book) -> Vec<Pause> {
+    let mut pauses: Vec<Pause> = book.pauses().all().cloned().collect();
+    pauses.sort_by_key(|pause| pause.since);
+    pauses
 }
 
 /// Only compares the journal in `dir` (the data directory) with what was signed.

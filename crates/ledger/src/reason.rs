@@ -40,6 +40,8 @@ macro_rules! reasons {
 reasons! {
     NeverSigned "never-signed"
         "Nothing was signed, or the signature never left this process."
+    Paused "paused"
+        "`bursar pause` stopped the payment after it was recorded and before anything was signed or ordered for it."
     NeverSent "never-sent"
         "A token was made and not sent to the seller, for example because it came too late."
     NotSent "not-sent"

@@ -21,7 +21,7 @@ use super::disclosure::{Disclosure, Private};
 use super::entry::{Body, ClockJumped, Closed, Expired, Released};
 use super::index::{Applied, FEED, Feed};
 use super::journal::{CommitError, Journal};
-use super::model::{Alarm, Alarms, RefusalRecord, Reservation, Source, State};
+use super::model::{Alarm, Alarms, LedgerError, RefusalRecord, Reservation, Source, State};
 use super::options::Options;
 use super::recovery::Opening;
 use super::refusals;
@@ -30,6 +30,7 @@ use super::signing::Signing;
 use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 use decide::Space;
 pub(crate) use ops::{Delivery, Found, Op, Shared};
 use ops::{DurableAnswer, Reply};
@@ -54,6 +55,8 @@ pub(crate) struct Writer {
     _rereading: Option<Rereading>,
     effects: Vec<Effect>,
     disclosures: Vec<(u64, Disclosure)>,
+    /// Scopes whose pause this batch records or lifts.
+    scopes: Vec<PauseScope>,
 }
 
 /// What the loop does next.
@@ -99,6 +102,7 @@ impl Writer {
             index_thread,
             effects: Vec::new(),
             disclosures: Vec::new(),
+            scopes: Vec::new(),
         })
     }
 
@@ -108,7 +112,7 @@ impl Writer {
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().ok();
         loop {
             let first = match &timer {
-                Some(timer) if self.shared.refusals().is_waiting() => timer.block_on(async {
+                Some(timer) if self.has_leftovers() => timer.block_on(async {
                     tokio::time::timeout(refusals::FOLD, ops.recv())
                         .await
                         .unwrap_or(Some(Op::Wake))
@@ -131,6 +135,12 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Refusals that are being folded, or pauses that could not be recorded so far.
+    fn has_leftovers(&self) -> bool {
+        self.shared.refusals().is_waiting()
+            || (self.shared.pauses().is_due() && self.opening.journal.failed().is_none())
     }
 
     fn batch(&mut self, first: Op, ops: &mut mpsc::Receiver<Op>) -> Next {
@@ -162,6 +172,7 @@ impl Writer {
             Ok(()) => {}
             Err(CommitError::Died) => return Next::Die,
             Err(CommitError::Failed(why)) => {
+                self.scopes.clear();
                 // They can never be written; if kept, they would pile up.
                 self.shared.refusals().all();
                 (self.alarms)(Alarm::StoreFailed { why: why.clone() });
@@ -171,6 +182,7 @@ impl Writer {
                 return next;
             }
         }
+        self.put_pauses_on_record();
         for answer in answers {
             self.answer(answer);
         }
@@ -205,12 +217,38 @@ impl Writer {
             };
             self.record(now, body).map_err(|why| self.journal().poison(why))?;
         }
+        self.record_pauses(now)?;
         // The last of the room is for the ends of payments. Refusals wait, folded, until there is more.
         if self.space.is_low() {
             return Ok(());
         }
         let due = self.shared.refusals().due(now.timestamp());
         self.record_refusals(now, due)
+    }
+
+    fn record_pauses(&mut self, now: Moment) -> Result<(), CommitError> {
+        let due = self.shared.pauses().due();
+        for pause in due {
+            // Recorded in this batch already, which is not durable yet.
+            if self.scopes.contains(&pause.scope) {
+                continue;
+            }
+            let scope = pause.scope.clone();
+            if let Err(why) = self.record(now, decisions::pause_set(pause)) {
+                tracing::error!(%scope, %why, "a pause is in force and cannot be recorded");
+                return Err(CommitError::Failed(why));
+            }
+            self.scopes.push(scope);
+        }
+        Ok(())
+    }
+
+    /// What is durable now is in force on that account. A pause that was lifted is not in force any more.
+    fn put_pauses_on_record(&mut self) {
+        let scopes = std::mem::take(&mut self.scopes);
+        if !scopes.is_empty() {
+            self.shared.pauses_mut().committed(self.opening.book.pauses(), &scopes);
+        }
     }
 
     fn record_refusals(&mut self, now: Moment, refusals: Vec<(RefusalRecord, u64)>) -> Result<(), CommitError> {
@@ -246,6 +284,24 @@ impl Writer {
                 reply,
             } => DurableAnswer::Done(reply, self.resolve(rid, resolution, who, why, now)),
             Op::Append(event, reply) => DurableAnswer::Done(reply, self.append(event, now)),
+            // They were recorded at the beginning of this batch, unless they came just now.
+            Op::Pauses(reply) => {
+                let recorded = self.record_pauses(now);
+                let failed = |error: CommitError| LedgerError::Failed(error.to_string());
+                DurableAnswer::Done(reply, recorded.map_err(failed))
+            }
+            Op::Resume { scope, who, why, reply } => {
+                let recorded = self.record_pauses(now);
+                let failed = |error: CommitError| LedgerError::Failed(error.to_string());
+                let resumed = recorded
+                    .map_err(failed)
+                    .and_then(|()| self.resume(scope.clone(), who, why, now));
+                // Only what was lifted: a pause of this scope may come while this batch is being written.
+                if matches!(resumed, Ok(Some(_))) {
+                    self.scopes.push(scope);
+                }
+                DurableAnswer::Resumed(reply, resumed)
+            }
             Op::Find(rid, reply) => {
                 DurableAnswer::Find(rid, reply, self.book().open_payment(&rid).cloned().map(Box::new))
             }
@@ -279,6 +335,9 @@ impl Writer {
             }
             DurableAnswer::Hold(reply, result) => {
                 let _ = reply.send(result.map(|rid| self.delivery(rid, ())));
+            }
+            DurableAnswer::Resumed(reply, result) => {
+                let _ = reply.send(result);
             }
             DurableAnswer::Done(reply, result) => {
                 let _ = reply.send(result);
@@ -348,6 +407,9 @@ impl Writer {
         if let Err(error) = self.record_close(now) {
             tracing::error!(%error, "the ledger did not close cleanly; the next start repairs it");
             return;
+        }
+        if self.shared.pauses().is_due() {
+            tracing::error!("a pause that was in force is not on record, so it ends now; pause again after the start");
         }
         self.notify_signing();
         if let Some(signing) = &self.signing {

@@ -2,6 +2,7 @@
 
 use super::{NotBought, Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
+use crate::payment::consider::PurchasePlan;
 use crate::payment::repeat::already_paid;
 use bursar_core::challenge::Why;
 use bursar_core::policy::Refusal;
@@ -22,6 +23,12 @@ impl Purchase {
                 let decider = &self.context.decider;
                 decider.record_refusal(self.subject(), group, &refusal, Some(decided.usd));
                 Problem::refused(&refusal)
+            }
+            ReserveError::Paused(pause) => {
+                let PurchasePlan { decided, .. } = &self.plan;
+                let group = decided.group.as_deref();
+                let decider = &self.context.decider;
+                decider.refuse_paused(self.subject(), group, &pause, Some(decided.usd))
             }
             // Held for a question about other terms, and not paid.
             ReserveError::KeyTaken(rid) if self.is_asked_about(rid) => other_terms_are_asked(rid),

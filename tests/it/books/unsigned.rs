@@ -300,6 +300,42 @@ async fn on_a_disk_that_is_really_full_payments_stop_and_come_back_with_the_room
     drop(bursar);
 }
 
+/// Neither a full disk nor a journal that cannot be signed keeps anybody from stopping payments, and what could not be
+/// recorded is recorded with the room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_disk_that_is_really_full_payments_can_be_paused() {
+    let shop = shop().await;
+    let outer = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(outer.path()) else {
+        return skip("no file system can be mounted; run the tests as root, with CAP_SYS_ADMIN");
+    };
+    let made = setup().trust(&shop.ca_pem).config("[log]\nunsigned_max_s = 1\n").home();
+    let bursar = moved_to(made, outer.path()).serve();
+    assert_eq!(buy(&bursar, &shop).await, 200);
+    let filler = disk.fill();
+    while buy(&bursar, &shop).await != 503 {}
+    let paid = shop.payments().len();
+    let paused = bursar.run(&["pause", "--all", "--why", "the disk"]);
+    // On record, or in force and not on record yet.
+    assert!([Some(0), Some(4)].contains(&paused.status.code()), "{paused:?}");
+    std::fs::remove_file(filler).unwrap();
+    eventually("the record", || {
+        let listed = bursar.run(&["pause", "--list", "--json"]);
+        String::from_utf8(listed.stdout)
+            .unwrap()
+            .contains("\"recorded\":true")
+            .then_some(())
+    })
+    .await;
+    let page = Agent::of(&bursar).get(shop.address, "/buy").await;
+    assert_eq!((page.status.as_u16(), page.problem()), (403, "paused".to_owned()));
+    assert_eq!(shop.payments().len(), paid);
+    let resumed = bursar.run(&["resume", "--all", "--why", "there is room"]);
+    assert!(resumed.status.success(), "{resumed:?}");
+    eventually_pays(&bursar, &shop).await;
+    drop(bursar);
+}
+
 async fn eventually_pays(bursar: &Bursar, shop: &Origin) {
     while buy(bursar, shop).await != 200 {}
 }

@@ -16,6 +16,7 @@ mod killed;
 mod limits;
 mod malformed;
 mod one_merchant;
+mod paused;
 pub(crate) mod permit2;
 mod permit2_hostile;
 mod real_sellers;

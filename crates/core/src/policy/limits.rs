@@ -12,6 +12,7 @@ use super::approval::Asking;
 use super::budget::{Budget, Periods};
 use super::calendar::Calendar;
 use super::merchant::{self, HostPattern, MerchantNames};
+use super::pause::PauseScope;
 use super::rates::Rates;
 use crate::account::Account;
 use crate::assets::{Asset, Network};
@@ -29,6 +30,8 @@ pub struct Limits {
     pub max_validity_s: u64,
     pub zero_amount: bool,
     pub methods: Methods,
+    /// Whether agents learn who paused payments with `bursar pause`, and why.
+    pub show_pause_reason: bool,
     pub merchants: BTreeMap<Host, MerchantNames>,
     pub rates: Rates,
     pub account: Level,
@@ -140,6 +143,25 @@ impl Limits {
     /// The group of an agent, if it has one.
     pub fn group_of(&self, agent: &str) -> Option<&str> {
         self.agents.get(agent)?.group.as_ref().map(|group| &*group.name)
+    }
+
+    /// The sections with `paused = true` that stop some of the payments in `scope`, sorted.
+    pub fn paused_sections(&self, scope: &PauseScope) -> Vec<Arc<str>> {
+        let is_in = |(agent, levels): &(&String, &AgentLevels)| match scope {
+            PauseScope::All | PauseScope::Merchant(_) => true,
+            PauseScope::Agent(name) => *agent == name,
+            PauseScope::Group(name) => levels.group.as_ref().is_some_and(|group| *group.name == **name),
+        };
+        let agents = self.agents.iter().filter(is_in);
+        let levels = agents.flat_map(|(_, levels)| self.levels(levels));
+        let levels = std::iter::once(&self.account).chain(levels);
+        let mut sections: Vec<_> = levels
+            .filter(|level| level.paused)
+            .map(|level| level.section.clone())
+            .collect();
+        sections.sort_unstable();
+        sections.dedup();
+        sections
     }
 
     /// From the account down to the agent, the order in which levels are checked.

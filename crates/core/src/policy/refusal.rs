@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::budget::{Charge, Unit, Window};
 use super::limits::{Level, OverLimit};
+use super::pause::PauseScope;
 use super::rates::NoPrice;
 use crate::money::MicroUsd;
 
@@ -75,8 +76,8 @@ refusals! {
         "Neither the agent's section in limits.toml nor its group's has an amount window, so the agent may not spend."
         "Ask finance to give the agent a budget, for example `day = \"5.00\"`."
     Paused "paused"
-        "Payments are paused: `paused = true` for the account, the group or the agent in limits.toml."
-        "Wait until finance lifts the pause."
+        "Payments are paused: by `paused = true` for the account, the group or the agent in limits.toml, or by a person with `bursar pause`. Nothing was paid. Requests that cost nothing still pass."
+        "Do not try again until finance lifts the pause, by `paused = false` or with `bursar resume`; `rule` says which pause it is."
     MerchantNotAllowed "merchant-not-allowed"
         "The site's host is not on a `merchants` list in limits.toml, or is denied by one."
         "Ask finance to allow the merchant in the section that `rule` names."
@@ -231,6 +232,19 @@ impl Refusal {
              set it to false to resume payments."
         );
         Self::new(RefusalCode::Paused, rule, detail)
+    }
+
+    /// A person stopped such payments with `bursar pause`. `reason`: who and why, if finance lets agents see it.
+    pub fn on_pause(scope: &PauseScope, since: Timestamp, reason: Option<(&str, &str)>) -> Self {
+        let by = reason.map_or_else(|| " by a person".to_owned(), |(who, why)| format!(" by {who} ({why})"));
+        let detail = format!(
+            "{} are paused since {}{by}, until finance lifts the pause with `bursar resume {}`. Nothing was paid. Requests \
+             that cost nothing still pass.",
+            scope.words(),
+            since.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            scope.options(),
+        );
+        Self::new(RefusalCode::Paused, scope.rule(), detail)
     }
 
     pub(super) fn per_transaction(level: &Level, limit: MicroUsd, price: MicroUsd) -> Self {

@@ -7,6 +7,7 @@ use super::approvals::Subject;
 use crate::counters::Counter;
 use crate::key::KeyHold;
 use crate::model::{ApprovalRow, Denied};
+use crate::pauses::Pause;
 use crate::payment::{NonceKey, Payment};
 use crate::text::{Decimal, Digest, Moment};
 use bursar_core::payment_id::PaymentId;
@@ -34,6 +35,8 @@ pub struct BookSnapshot {
     replays: Vec<(Digest, Moment)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     denials: Vec<Denied>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pauses: Vec<Pause>,
 }
 
 /// Scope, window, start, settled, open.
@@ -52,6 +55,7 @@ impl BookSnapshot {
             latest,
             keys,
             approvals,
+            pauses,
         } = book;
         let key = |hold: &KeyHold| (hold.until, Digest(hold.idem), hold.rid, Digest(hold.fingerprint));
         let mut keys: Vec<_> = keys.every().map(key).collect();
@@ -77,6 +81,7 @@ impl BookSnapshot {
                 .map(|(replay, until)| (Digest(*replay), until))
                 .collect(),
             denials: approvals.denied().collect(),
+            pauses: pauses.all().cloned().collect(),
         }
     }
 
@@ -111,6 +116,9 @@ impl BookSnapshot {
         }
         for Denied { agent, intent, until } in self.denials {
             book.restore_denial(Subject { agent, intent }, Moment::of(until));
+        }
+        for pause in self.pauses {
+            book.restore_pause(pause);
         }
         book
     }

@@ -50,6 +50,16 @@ impl Book {
         self.approvals.restore_denial(subject, until);
     }
 
+    /// Like [`Book::restore_counter`].
+    pub(crate) fn restore_pause(&mut self, pause: Pause) {
+        self.pauses.set(pause);
+    }
+
+    /// The pauses that are on record.
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
     pub fn approvals(&self) -> &Register {
         &self.approvals
     }

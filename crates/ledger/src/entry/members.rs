@@ -9,6 +9,7 @@ use crate::text::{Decimal, Digest, Moment};
 use bursar_core::account::{Account, AccountMark};
 use bursar_core::approval::EvidenceKind;
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 use bursar_core::policy::budget::Unit;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -357,6 +358,22 @@ pub struct ClockJumped {
 /// An operator accepted the clock: windows follow it from now on, even back (R63).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockAccepted {
+    pub who: String,
+    pub why: String,
+}
+
+/// A person stopped the payments of `scope`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseSet {
+    pub scope: PauseScope,
+    pub who: String,
+    pub why: String,
+}
+
+/// A person let the payments of `scope` go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseLifted {
+    pub scope: PauseScope,
     pub who: String,
     pub why: String,
 }

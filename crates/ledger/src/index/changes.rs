@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
-    APPROVAL, KEY, OPEN, PAYMENT, Touched, UNCONFIRMED, counter_key, denial_key, key, moment_value, nonce_key,
+    APPROVAL, KEY, OPEN, PAUSE, PAYMENT, Touched, UNCONFIRMED, counter_key, denial_key, key, moment_value, nonce_key,
     places_value, replay_key,
 };
 use crate::book::approvals::{ReplayKey, RowChange, Subject};
@@ -12,6 +12,7 @@ use crate::book::{Book, Effect};
 use crate::counters::Counter;
 use crate::key::{KeyChange, KeyHold};
 use crate::model::ApprovalRow;
+use crate::pauses::Pause;
 use crate::payment::{NonceKey, Payment};
 use crate::scan::Place;
 use crate::text::Moment;
@@ -33,6 +34,8 @@ pub(super) struct Changes<'a> {
     approvals: HashMap<PaymentId, Option<&'a ApprovalRow>>,
     replays: HashMap<ReplayKey, Option<Moment>>,
     denials: HashMap<&'a Subject, Option<Moment>>,
+    /// By the text of their scope. `None`: it was lifted.
+    pauses: HashMap<String, Option<&'a Pause>>,
 }
 
 #[derive(Default)]
@@ -126,6 +129,9 @@ impl<'a> Changes<'a> {
         self.replays.extend(effect.approvals.replays.iter().copied());
         let denials = effect.approvals.denials.iter();
         self.denials.extend(denials.map(|(subject, until)| (subject, *until)));
+        if let Some((scope, pause)) = &effect.pause {
+            self.pauses.insert(scope.to_string(), pause.as_ref());
+        }
     }
 
     /// `stored` returns where the earlier entries of a payment are.
@@ -175,6 +181,12 @@ impl<'a> Changes<'a> {
                 None => batch.remove(key(APPROVAL, id.bytes())),
             }
         }
+        for (scope, pause) in &self.pauses {
+            match pause {
+                Some(pause) => batch.insert(key(PAUSE, scope.as_bytes()), pause_value(pause)?),
+                None => batch.remove(key(PAUSE, scope.as_bytes())),
+            }
+        }
         let replays = self.replays.iter().map(|(replay, until)| (replay_key(replay), *until));
         let denials = self
             .denials
@@ -215,16 +227,23 @@ pub(super) fn rows(book: &Book) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>
     let denials = approvals.denials().map(|(subject, until)| (denial_key(subject), until));
     let remembered = replays.chain(denials);
     let remembered = remembered.map(|(key, until)| Ok((key, moment_value(until).to_vec())));
+    let pauses = book.pauses().all();
+    let pauses = pauses.map(|pause| Ok((key(PAUSE, pause.scope.to_string().as_bytes()), pause_value(pause)?)));
     counters
         .chain(open)
         .chain(bare)
         .chain(keys)
         .chain(rows)
         .chain(remembered)
+        .chain(pauses)
 }
 
 fn approval_value(row: &ApprovalRow) -> Result<Vec<u8>, String> {
     serde_json::to_vec(row).map_err(|error| error.to_string())
+}
+
+fn pause_value(pause: &Pause) -> Result<Vec<u8>, String> {
+    serde_json::to_vec(pause).map_err(|error| error.to_string())
 }
 
 fn counter_value(Counter { settled, open }: Counter) -> Vec<u8> {

@@ -10,9 +10,11 @@ use crate::model::{
     ApprovalError, ApprovalStep, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation,
     Reserve, ReserveError, Resolution,
 };
+use crate::pauses::Pause;
 use crate::payment::{Finding, NonceKey, Payment};
 use crate::writer::ops::{Delivery, Op, Reply, Shared};
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 use bursar_core::policy::budget::Charge;
 
 pub(super) enum Ask {
@@ -30,6 +32,13 @@ pub(super) enum Ask {
     },
     Finding(PaymentId, Finding),
     Append(Event),
+    /// In force on this node already.
+    Pause(Pause),
+    Resume {
+        scope: PauseScope,
+        who: String,
+        why: String,
+    },
     /// No caller received it, so nothing can have been signed for it.
     GiveUp(PaymentId),
     Refused(RefusalRecord, u64),
@@ -51,6 +60,7 @@ pub(super) enum Waiting {
     Reservation(Reply<Result<Delivery<Reservation>, ReserveError>>),
     Held(Reply<Result<Delivery<()>, ReserveError>>),
     Done(Reply<Result<(), LedgerError>>),
+    Resumed(Reply<Result<Option<Pause>, LedgerError>>),
     NoCaller,
 }
 
@@ -58,6 +68,7 @@ pub(super) enum Verdict {
     Reserved(Result<Reservation, ReserveError>),
     Held(Result<PaymentId, ReserveError>),
     Done(Result<(), LedgerError>),
+    Resumed(Result<Option<Pause>, LedgerError>),
 }
 
 /// What a caller's operation means for the engine.
@@ -105,6 +116,7 @@ impl Task {
             }
             Op::Finding(rid, finding, reply) => (Ask::Finding(rid, finding), Waiting::Done(reply)),
             Op::Append(event, reply) => (Ask::Append(event), Waiting::Done(reply)),
+            Op::Resume { scope, who, why, reply } => (Ask::Resume { scope, who, why }, Waiting::Resumed(reply)),
             Op::Close(reply) => return Wanted::Close(reply),
             Op::Wake => return Wanted::Nothing,
             question @ (Op::Find(..)
@@ -112,6 +124,7 @@ impl Task {
             | Op::OpenItems(_)
             | Op::Unconfirmed(_)
             | Op::Keys(_)
+            | Op::Pauses(_)
             | Op::Approvals(_)) => return Wanted::Question(question),
         };
         Wanted::Change(Self { ask, waiting })
@@ -137,6 +150,7 @@ impl Task {
                 let _ = reply.send(result.map(|rid| Delivery::of(rid, (), shared.clone(), wake.clone())));
             }
             (Waiting::Done(reply), Verdict::Done(result)) => drop(reply.send(result)),
+            (Waiting::Resumed(reply), Verdict::Resumed(result)) => drop(reply.send(result)),
             // It was written before its answer was lost.
             (
                 Waiting::NoCaller,
@@ -179,6 +193,7 @@ impl Task {
             Waiting::Held(reply) => drop(reply.send(Err(refused()))),
             Waiting::Done(reply) if is_policy && must_be_done => drop(reply.send(Ok(()))),
             Waiting::Done(reply) => drop(reply.send(Err(undone()))),
+            Waiting::Resumed(reply) => drop(reply.send(Err(undone()))),
             Waiting::NoCaller => {}
         }
         must_be_done.then(|| Self::for_nobody(self.ask))
@@ -215,7 +230,7 @@ impl Ask {
                 // The payment is held, and stays so.
                 ApprovalStep::Granted { .. } | ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => None,
             },
-            Self::Append(_) | Self::Refused(..) | Self::Note(_) => None,
+            Self::Append(_) | Self::Pause(_) | Self::Resume { .. } | Self::Refused(..) | Self::Note(_) => None,
         }
     }
 

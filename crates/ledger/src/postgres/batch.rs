@@ -19,10 +19,12 @@ use crate::key::{KeyChange, KeyHold};
 use crate::model::{
     Alarm, ApprovalError, ApprovalRow, ApprovalStep, Event, Hold, LedgerError, ReserveError, Source, State,
 };
+use crate::pauses::{Pause, Pauses};
 use crate::payment::{NonceKey, Payment};
 use crate::text::Moment;
 use crate::timekeeping::Timekeeper;
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 
 /// What a transaction has to write.
 #[derive(Default)]
@@ -39,6 +41,8 @@ pub(super) struct Changes {
     /// Payments that our log now records as yielded.
     pub yielded: Vec<PaymentId>,
     pub approvals: approvals::Changes,
+    /// By scope. `None`: it was lifted.
+    pub pauses: Vec<(PauseScope, Option<Pause>)>,
 }
 
 pub(super) struct Batch<'a> {
@@ -75,6 +79,9 @@ impl<'a> Batch<'a> {
         let mut book = Book::default();
         for (key, counter) in locked.counters {
             book.restore_counter(key, counter);
+        }
+        for pause in locked.pauses {
+            book.restore_pause(pause);
         }
         for hold in locked.keys {
             book.restore_key(hold);
@@ -134,8 +141,24 @@ impl<'a> Batch<'a> {
                 let planned = self.published.admits(&self.mine, None);
                 Verdict::Reserved(planned.and_then(|_| self.arm(*rid, (**arming).clone(), now)))
             }
+            Ask::Resume { scope, who, why } => {
+                Verdict::Resumed(self.resume(scope.clone(), who.clone(), why.clone(), now))
+            }
             ask => Verdict::Done(self.act(ask, now)),
         }
+    }
+
+    /// The pauses in force now, and the scopes whose pause is on record now, or is lifted.
+    pub(super) fn pauses_after<'t>(&self, asks: impl Iterator<Item = &'t Ask>) -> (Pauses, Vec<PauseScope>) {
+        let scope = |ask: &Ask| match ask {
+            Ask::Pause(pause) => Some(pause.scope.clone()),
+            _ => None,
+        };
+        let changed = self.changes.pauses.iter().map(|(scope, _)| scope.clone());
+        (
+            self.book.pauses().clone(),
+            asks.filter_map(scope).chain(changed).collect(),
+        )
     }
 
     fn act(&mut self, ask: &Ask, now: Moment) -> Result<(), LedgerError> {
@@ -197,6 +220,9 @@ impl<'a> Batch<'a> {
                 self.append(event, now)
             }
             Ask::Append(event) => self.append(event.clone(), now),
+            // Another node may have paused it meanwhile: the first pause stands.
+            Ask::Pause(pause) if self.book.pauses().of(&pause.scope).is_some() => Ok(()),
+            Ask::Pause(pause) => self.note(decisions::pause_set(pause.clone()), now),
             Ask::Refused(denial, count) => self.note(decisions::refused(denial.clone(), *count), now),
             Ask::Note(body) => self.note(body.clone(), now),
             Ask::GiveUp(rid) => self.give_up(*rid, now),
@@ -217,7 +243,7 @@ impl<'a> Batch<'a> {
                 }
                 Ok(())
             }
-            Ask::Reserve(_) | Ask::Hold(_) | Ask::Arm(..) => Ok(()),
+            Ask::Reserve(_) | Ask::Hold(_) | Ask::Arm(..) | Ask::Resume { .. } => Ok(()),
         }
     }
 
@@ -352,6 +378,7 @@ impl<'a> Batch<'a> {
     }
 
     fn took_effect(&mut self, entry: &Entry, effect: Effect) {
+        self.changes.pauses.extend(effect.pause);
         for (hold, change) in effect.keys {
             match change {
                 KeyChange::Held => self.changes.keys_held.push(hold),

@@ -5,8 +5,10 @@ use super::log::Lines;
 use super::policy::Mine;
 use crate::disclosure::Disclosure;
 use crate::model::Alarm;
+use crate::pauses::Pauses;
 use crate::text::Moment;
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 
 /// The results of a transaction, valid once it is committed.
 pub(super) struct Done {
@@ -15,6 +17,9 @@ pub(super) struct Done {
     pub disclosures: Vec<(u64, Disclosure)>,
     pub alarms: Vec<Alarm>,
     pub mine: Mine,
+    /// The pauses in force after it, and the scopes that it has paused or resumed.
+    pub pauses: Pauses,
+    pub scopes: Vec<PauseScope>,
     pub now: Moment,
 }
 

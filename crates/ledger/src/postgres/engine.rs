@@ -53,4 +53,6 @@ pub(super) struct Engine {
     pub stopped: Option<String>,
     pub outage: Outage,
     pub next_beat: Instant,
+    /// When the pauses that other nodes have set or lifted are read.
+    pub next_pauses: Instant,
 }

@@ -140,6 +140,7 @@ impl Postgres {
             stopped: None,
             outage: Outage::none(),
             next_beat: Instant::now(),
+            next_pauses: Instant::now(),
             dir: dir.to_owned(),
         };
         match engine.establish().await {

@@ -47,6 +47,7 @@ impl Engine {
             Op::Unconfirmed(reply) => drop(reply.send(reads.unconfirmed().await)),
             Op::Approvals(reply) => drop(reply.send(reads.approvals(now).await)),
             Op::Keys(reply) => drop(reply.send(reads.keys(now_s).await)),
+            Op::Pauses(reply) => drop(reply.send(self.pauses_recorded().await)),
             _ => {}
         }
     }

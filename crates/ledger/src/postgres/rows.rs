@@ -12,6 +12,7 @@ use super::schema::GUARD;
 use crate::counters::{Counter, CounterKey};
 use crate::key::KeyHold;
 use crate::model::{Event, State};
+use crate::pauses::Pause;
 use crate::payment::{Finding, NonceKey, Payment};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{SINCE_APPROVAL, Window};
@@ -72,6 +73,8 @@ pub(super) struct Locked {
     /// Nonces that are taken.
     pub nonces: Vec<NonceKey>,
     pub keys: Vec<KeyHold>,
+    /// All that are in force.
+    pub pauses: Vec<Pause>,
     pub published: Published,
     /// Nodes whose heartbeat has stopped.
     pub silent: HashSet<u32>,

@@ -1,16 +1,20 @@
 //! The loop of the one task that writes: takes what is queued, has it decided and committed in one transaction, then
 //! answers.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::asks::{Ask, Task, Wanted};
+use super::connect::{PATIENCE, explain};
 use super::engine::{BATCH_OPS, Engine};
 use super::outage::FIRST_PAUSE;
 use super::takeover::BEAT;
 use crate::decisions;
 use crate::entry::{Body, ClockJumped, Closed};
-use crate::model::Alarm;
+use crate::model::{Alarm, LedgerError};
+use crate::pauses::Pauses;
 use crate::refusals;
 use crate::timekeeping::Reading;
 use crate::writer::ops::{Op, Reply};
@@ -18,15 +22,18 @@ use crate::writer::ops::{Op, Reply};
 /// The most refusals kept while the database is down.
 const BACKLOG: usize = 10_000;
 
+/// How soon a pause that another node has set or lifted is known here. A reservation reads them itself.
+const PAUSES_EVERY: Duration = Duration::from_millis(500);
+
 impl Engine {
     /// Runs until it is closed or every handle is gone.
     pub(super) async fn run(mut self, mut ops: mpsc::Receiver<Op>) {
         loop {
             let mut due = match self.session {
-                Some(_) => self.next_beat,
+                Some(_) => self.next_beat.min(self.next_pauses),
                 None => self.outage.next_try.max(Instant::now() + FIRST_PAUSE),
             };
-            if !self.backlog.is_empty() {
+            if !self.backlog.is_empty() || self.shared.pauses().is_due() {
                 due = due.min(Instant::now() + FIRST_PAUSE);
             }
             if self.shared.refusals().is_waiting() {
@@ -50,6 +57,7 @@ impl Engine {
 
     async fn batch(&mut self, first: Op, ops: &mut mpsc::Receiver<Op>) -> Option<Reply<()>> {
         let mut tasks: Vec<Task> = std::mem::take(&mut self.backlog).into();
+        tasks.extend(self.due_pauses());
         tasks.extend(self.leftovers());
         let (mut questions, mut close, mut op) = (Vec::new(), None, Some(first));
         for _ in 0..BATCH_OPS {
@@ -79,7 +87,48 @@ impl Engine {
             self.next_beat = Instant::now() + BEAT;
             self.beat().await;
         }
+        if self.session.is_some() && Instant::now() >= self.next_pauses {
+            self.next_pauses = Instant::now() + PAUSES_EVERY;
+            self.read_pauses().await;
+        }
         close
+    }
+
+    /// What other nodes have paused and resumed, for a node that reserves nothing itself.
+    async fn read_pauses(&mut self) {
+        let Some(session) = &self.session else { return };
+        match timeout(PATIENCE, session.pauses()).await {
+            Ok(Ok(read)) => {
+                let mut pauses = Pauses::default();
+                read.into_iter().for_each(|pause| pauses.set(pause));
+                self.shared.pauses_mut().committed(&pauses, &[]);
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(why = explain(&error), "cannot read the pauses in the database");
+                self.session = None;
+            }
+            Err(_) => self.session = None,
+        }
+    }
+
+    fn due_pauses(&self) -> Vec<Task> {
+        let due = self.shared.pauses().due();
+        due.into_iter()
+            .map(|pause| Task::for_nobody(Ask::Pause(pause)))
+            .collect()
+    }
+
+    /// Records the pauses that came after the batch began.
+    pub(super) async fn pauses_recorded(&mut self) -> Result<(), LedgerError> {
+        let due = self.due_pauses();
+        if !due.is_empty() {
+            self.perform(due).await;
+        }
+        let is_due = self.shared.pauses().is_due();
+        match is_due {
+            false => Ok(()),
+            true => Err(LedgerError::Failed("the database did not record it".to_owned())),
+        }
     }
 
     /// Reservations that no caller received, refusals that are due, and a jump of the clock.

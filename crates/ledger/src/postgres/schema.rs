@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 use super::connect::Dialect;
 
 /// The version of the tables below. Tables of a newer version belong to a newer bursar; older ones are upgraded.
-pub(super) const VERSION: i32 = 4;
+pub(super) const VERSION: i32 = 5;
 
 /// All counters of a batch are locked in `win`, in key order. A rolling window has one row there, [`GUARD`], that
 /// stands for its buckets. `settled` and `open` are in the budget's unit.
@@ -124,6 +124,16 @@ const CODES: &str = "
 alter table bursar.approval add column if not exists codes text;
 ";
 
+/// What version 5 adds: the pauses in force. `since` is microseconds of Unix time. Every transaction that reserves reads them.
+const PAUSES: &str = "
+create table if not exists bursar.pause (
+    scope text primary key,
+    since int8 not null,
+    who text not null,
+    why text not null
+);
+";
+
 /// The start of the row for a rolling window in `win`; no real window starts like this.
 pub(super) const GUARD: &str = "guard";
 
@@ -148,11 +158,13 @@ pub(super) async fn make(
     };
     if there.await?.is_empty() {
         client
-            .batch_execute(&format!("begin; {lock} {TABLES} {APPROVALS} {READS} {CODES} commit"))
+            .batch_execute(&format!(
+                "begin; {lock} {TABLES} {APPROVALS} {READS} {CODES} {PAUSES} commit"
+            ))
             .await?;
     }
     // Tables without a row in `meta` are those of a proxy that died in between, of whatever version: what they may lack is added.
-    let complete = format!("begin; {lock} {APPROVALS} {READS} {CODES} commit");
+    let complete = format!("begin; {lock} {APPROVALS} {READS} {CODES} {PAUSES} commit");
     if client.query("select 1 from bursar.meta", &[]).await?.is_empty() {
         client.batch_execute(&complete).await?;
     }
@@ -170,9 +182,10 @@ pub(super) async fn make(
     };
     let (version, store) = found().await?;
     let steps = match version {
-        1 => format!("{APPROVALS} {READS} {CODES}"),
-        2 => format!("{READS} {CODES}"),
-        3 => CODES.to_owned(),
+        1 => format!("{APPROVALS} {READS} {CODES} {PAUSES}"),
+        2 => format!("{READS} {CODES} {PAUSES}"),
+        3 => format!("{CODES} {PAUSES}"),
+        4 => PAUSES.to_owned(),
         _ => return Ok((version, store)),
     };
     tracing::info!("upgrading the tables in the database from version {version} to version {VERSION}");

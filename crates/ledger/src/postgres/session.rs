@@ -4,6 +4,7 @@
 //! snapshot: that guarantees that the buckets, which are read after the lock, are the newest ones.
 
 mod approvals;
+mod pauses;
 mod write;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use super::schema::GUARD;
 use crate::counters::CounterKey;
 use approvals::Statements;
 use bursar_core::payment_id::PaymentId;
+use pauses::PauseStatements;
 
 /// A connection and the statements prepared on it.
 pub(super) struct Session {
@@ -53,6 +55,7 @@ pub(super) struct Session {
     hold_keys: Statement,
     free_keys: Statement,
     approvals: Statements,
+    pauses: PauseStatements,
 }
 
 impl Session {
@@ -137,6 +140,7 @@ impl Session {
             ),
         )?;
         let approvals = Statements::prepare(&client).await?;
+        let pauses = PauseStatements::prepare(&client).await?;
         Ok(Self {
             client,
             dialect,
@@ -166,6 +170,7 @@ impl Session {
             hold_keys,
             free_keys,
             approvals,
+            pauses,
         })
     }
 
@@ -220,9 +225,10 @@ impl Session {
             &self.policy_locked
         };
         let nothing = async || Ok::<_, Error>(Vec::new());
-        let (policy, counters, buckets, nonces, keys, history, silent, to_yield) = try_join!(
+        let (policy, pauses, counters, buckets, nonces, keys, history, silent, to_yield) = try_join!(
             biased;
             client.query_opt(policy, &[]),
+            self.pauses(),
             async {
                 match scopes.is_empty() {
                     true => nothing().await,
@@ -301,6 +307,7 @@ impl Session {
                 .collect(),
             nonces,
             keys: keys.iter().map(read_key).collect::<Result<_, _>>()?,
+            pauses,
             published,
             silent,
             to_yield,

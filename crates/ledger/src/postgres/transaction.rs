@@ -177,8 +177,11 @@ impl Engine {
         batch.closed = closed;
         let verdicts = asks().map(|ask| batch.answer(ask, now)).collect();
         session.write(&batch, epoch, now).await?;
+        let (pauses, scopes) = batch.pauses_after(asks());
         Ok(Done {
             verdicts,
+            pauses,
+            scopes,
             lines: batch.lines,
             disclosures: batch.disclosures,
             alarms: batch.alarms.into_inner().unwrap_or_else(PoisonError::into_inner),
@@ -194,6 +197,7 @@ impl Engine {
             self.log.append(done.lines, done.disclosures);
         }
         self.mine = done.mine;
+        self.shared.pauses_mut().committed(&done.pauses, &done.scopes);
         for alarm in done.alarms {
             (self.alarms)(alarm);
         }

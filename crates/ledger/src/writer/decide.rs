@@ -10,6 +10,7 @@ use crate::decisions::{self, Decisions};
 use crate::disclosure::Disclosure;
 use crate::entry::Body;
 use crate::model::{Alarm, ReserveError};
+use crate::pauses::Pause;
 use crate::signing::{Overdue, Signing};
 use crate::text::Moment;
 use crate::timekeeping::Timekeeper;
@@ -24,6 +25,10 @@ impl Decisions for Writer {
 
     fn time(&self) -> &Timekeeper {
         &self.time
+    }
+
+    fn pause_on(&self, agent: &str, group: Option<&str>, host: &str) -> Option<Pause> {
+        self.shared.pauses().on(agent, group, host).cloned()
     }
 
     fn record(&mut self, now: Moment, body: Body) -> Result<u64, String> {

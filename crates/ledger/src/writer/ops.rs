@@ -1,6 +1,6 @@
 //! What callers and the writer hand to each other.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
@@ -11,9 +11,11 @@ use crate::model::{
     ApprovalStep, Approvals, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,
     ReserveError, Resolution,
 };
+use crate::pauses::{InForce, Pause};
 use crate::payment::{Finding, Payment};
 use crate::refusals::Refusals;
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::PauseScope;
 
 pub(crate) type Reply<T> = oneshot::Sender<T>;
 
@@ -38,6 +40,14 @@ pub enum Op {
     },
     Finding(PaymentId, Finding, Reply<Result<(), LedgerError>>),
     Append(Event, Reply<Result<(), LedgerError>>),
+    /// Answered once the pauses in [`Shared`] are on record.
+    Pauses(Reply<Result<(), LedgerError>>),
+    Resume {
+        scope: PauseScope,
+        who: String,
+        why: String,
+        reply: Reply<Result<Option<Pause>, LedgerError>>,
+    },
     Find(PaymentId, Reply<Found>),
     Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
@@ -64,6 +74,7 @@ pub struct Shared {
     refusals: Mutex<Refusals>,
     /// Signed history that the start did not read is damaged.
     damage: Mutex<Option<String>>,
+    pauses: RwLock<InForce>,
 }
 
 impl Shared {
@@ -81,6 +92,16 @@ impl Shared {
 
     pub(crate) fn take_abandoned(&self) -> Vec<PaymentId> {
         std::mem::take(&mut *self.abandoned())
+    }
+
+    /// The pauses in force, to read.
+    pub fn pauses(&self) -> RwLockReadGuard<'_, InForce> {
+        self.pauses.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pauses in force, to change.
+    pub(crate) fn pauses_mut(&self) -> RwLockWriteGuard<'_, InForce> {
+        self.pauses.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn damage(&self) -> MutexGuard<'_, Option<String>> {
@@ -143,6 +164,10 @@ pub(crate) enum DurableAnswer {
         Result<PaymentId, ReserveError>,
     ),
     Done(Reply<Result<(), LedgerError>>, Result<(), LedgerError>),
+    Resumed(
+        Reply<Result<Option<Pause>, LedgerError>>,
+        Result<Option<Pause>, LedgerError>,
+    ),
     Find(PaymentId, Reply<Found>, Option<Box<Payment>>),
     Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
@@ -159,6 +184,7 @@ impl DurableAnswer {
             Self::Reserve(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),
             Self::Hold(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),
             Self::Done(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Resumed(reply, _) => drop(reply.send(Err(failed()))),
             Self::Find(_, reply, _) => drop(reply.send(Found::Failed(failed()))),
             Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
             Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),

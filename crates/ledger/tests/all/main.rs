@@ -5,6 +5,7 @@ mod conformance;
 mod crash;
 mod index;
 mod limits;
+mod pauses;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]

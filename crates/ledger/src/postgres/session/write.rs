@@ -83,6 +83,7 @@ impl Session {
                 self.client.execute(&self.free_keys, &[&idems, &rids]).await?;
                 Ok(())
             },
+            self.write_pauses(batch),
             self.write_approvals(batch.me, &batch.asked, &changes.approvals, now),
             async { self.written(yielded.len(), &self.yielded, &[&node, &yielded]).await },
             async { self.written(handed.len(), &self.hand_over, &[&node, &handed, &from]).await },
