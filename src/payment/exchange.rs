@@ -93,7 +93,7 @@ fn begin<'a>(
     };
     let (mut head, body) = outgoing(origin, traffic.via.as_ref(), request, upgrading)?;
     let expects = hop::expects_continue(&head.headers);
-    let body = BufferedBody::new(body, expects, traffic.replay_budget.of(agent));
+    let body = BufferedBody::new(body, expects, || traffic.replay_budget.of(agent));
     head.extensions
         .insert(interims(at_agent.clone(), expects.then(|| body.clone())));
     Ok(Begun {

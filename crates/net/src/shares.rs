@@ -62,6 +62,12 @@ struct Agent {
     waiting: usize,
 }
 
+impl Agent {
+    const fn is_idle(&self) -> bool {
+        self.used == 0 && self.waiting == 0
+    }
+}
+
 struct Waiter {
     number: u64,
     agent: AgentName,
@@ -91,6 +97,20 @@ pub enum By {
     All,
 }
 
+impl Bounds {
+    /// Who would have more than there is if an agent that uses `used` of `all` got `amount`.
+    fn exceeded_by(self, all: usize, used: usize, amount: usize) -> Option<By> {
+        let exceeds = |used: usize, most: usize| used.checked_add(amount).is_none_or(|sum| sum > most);
+        if exceeds(used, self.each) {
+            Some(By::Agent)
+        } else if exceeds(all, self.all) {
+            Some(By::All)
+        } else {
+            None
+        }
+    }
+}
+
 impl Shares {
     pub fn new(what: What, bounds: Bounds) -> Self {
         Self(Arc::new(Pool {
@@ -106,11 +126,7 @@ impl Shares {
 
     /// Takes `amount` now or not at all.
     pub fn take(&self, agent: &AgentName, amount: usize) -> Result<Share, Full> {
-        let mut state = self.0.lock();
-        match self.0.short_of(&state, agent, amount) {
-            None => Ok(state.give(&self.0, agent.clone(), amount)),
-            Some(by) => Err(self.0.full(by)),
-        }
+        self.0.lock().take(&self.0, agent, amount).map_err(|by| self.0.full(by))
     }
 
     /// Takes one, and waits for it if need be. An error means that too many of this agent wait already. Dropping the
@@ -118,8 +134,9 @@ impl Shares {
     pub async fn wait(&self, agent: &AgentName) -> Result<Share, Full> {
         let mut waiting = {
             let mut state = self.0.lock();
-            let Some(by) = self.0.short_of(&state, agent, 1) else {
-                return Ok(state.give(&self.0, agent.clone(), 1));
+            let by = match state.take(&self.0, agent, 1) {
+                Ok(share) => return Ok(share),
+                Err(by) => by,
             };
             let waiting = &mut state.agents.entry(agent.clone()).or_default().waiting;
             if *waiting >= self.0.bounds.queue_each {
@@ -178,14 +195,7 @@ impl Pool {
 
     fn short_of(&self, state: &State, agent: &AgentName, amount: usize) -> Option<By> {
         let used = state.agents.get(agent).map_or(0, |agent| agent.used);
-        let exceeds = |used: usize, most: usize| used.checked_add(amount).is_none_or(|sum| sum > most);
-        if exceeds(used, self.bounds.each) {
-            Some(By::Agent)
-        } else if exceeds(state.used, self.bounds.all) {
-            Some(By::All)
-        } else {
-            None
-        }
+        self.bounds.exceeded_by(state.used, used, amount)
     }
 
     const fn full(&self, by: By) -> Full {
@@ -194,6 +204,26 @@ impl Pool {
 }
 
 impl State {
+    /// With one look at what the agent has, as every request takes one and gives it back.
+    fn take(&mut self, pool: &Arc<Pool>, agent: &AgentName, amount: usize) -> Result<Share, By> {
+        let Some(held) = self.agents.get_mut(agent) else {
+            return match pool.bounds.exceeded_by(self.used, 0, amount) {
+                None => Ok(self.give(pool, agent.clone(), amount)),
+                Some(by) => Err(by),
+            };
+        };
+        if let Some(by) = pool.bounds.exceeded_by(self.used, held.used, amount) {
+            return Err(by);
+        }
+        held.used += amount;
+        self.used += amount;
+        Ok(Share {
+            pool: pool.clone(),
+            agent: agent.clone(),
+            amount,
+        })
+    }
+
     fn give(&mut self, pool: &Arc<Pool>, agent: AgentName, amount: usize) -> Share {
         self.used += amount;
         self.agents.entry(agent.clone()).or_default().used += amount;
@@ -206,18 +236,15 @@ impl State {
 
     fn take_back(&mut self, agent: &AgentName, amount: usize) {
         self.used -= amount;
-        if let Some(held) = self.agents.get_mut(agent) {
-            held.used -= amount;
+        let Some(held) = self.agents.get_mut(agent) else { return };
+        held.used -= amount;
+        if held.is_idle() {
+            self.agents.remove(agent);
         }
-        self.forget_if_idle(agent);
     }
 
     fn forget_if_idle(&mut self, agent: &AgentName) {
-        if self
-            .agents
-            .get(agent)
-            .is_some_and(|held| held.used == 0 && held.waiting == 0)
-        {
+        if self.agents.get(agent).is_some_and(Agent::is_idle) {
             self.agents.remove(agent);
         }
     }

@@ -10,7 +10,7 @@ use super::{MOST_FIELDS, Malformed};
 /// The lines of a head in their order, each as its sender wrote it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
-    lines: std::sync::Arc<[Line]>,
+    lines: std::sync::Arc<Vec<Line>>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Lines {
     pub fn fields_only(&self) -> Self {
         let fields = self.lines.iter().filter(|line| line.field.is_some());
         Self {
-            lines: fields.cloned().collect(),
+            lines: fields.cloned().collect::<Vec<_>>().into(),
         }
     }
 
@@ -207,9 +207,8 @@ fn field(raw: &Bytes, from: From) -> Result<Option<(HeaderName, HeaderValue)>, M
     let Ok(name) = HeaderName::from_bytes(name) else {
         return if tolerant { Ok(None) } else { Err(Malformed::FieldName) };
     };
-    let value = raw.slice(colon + 1..);
-    let trimmed = raw.slice_ref(blanks_trimmed(&value));
-    match HeaderValue::from_maybe_shared(trimmed.clone()) {
+    let trimmed = blanks_trimmed(raw.get(colon + 1..).unwrap_or_default());
+    match HeaderValue::from_maybe_shared(raw.slice_ref(trimmed)) {
         Ok(value) => Ok(Some((name, value))),
         Err(_) if tolerant => {
             // Decisions see blanks in place of line breaks and control characters; the agent sees the site's bytes.

@@ -3,25 +3,30 @@
 #[cfg(test)]
 mod tests;
 
+mod progress;
+mod sending;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use sha2::{Digest, Sha256};
 
 use super::kept::Kept;
 use super::{AgentBody, AgentBudget, BoxError, REPLAY_CAP};
 
+pub use progress::Progress;
+pub use sending::RequestBody;
+
 /// The agent's request body: streams to the site once, and can be taken whole afterwards.
 ///
-/// Cheap to clone; all clones are the same body.
+/// Cheap to clone; all clones are the same body. `None`: there is none, as in most requests, and nothing is kept for it.
 #[derive(Clone)]
-pub struct BufferedBody(Arc<Mutex<State>>);
+pub struct BufferedBody(Option<Arc<Mutex<State>>>);
 
 struct State {
     /// `None` once the site has rejected the request and the rest is not needed.
@@ -74,6 +79,15 @@ pub struct Replay {
 }
 
 impl Replay {
+    fn of(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let sha256 = Sha256::digest(&bytes).into();
+        Self {
+            bytes,
+            trailers,
+            sha256,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -92,19 +106,26 @@ pub enum NotReplayable {
 impl BufferedBody {
     /// With `expects` (`Expect: 100-continue`), no byte is read before [`BufferedBody::open`], and the agent is not asked
     /// for any, unless the whole body is needed here.
-    pub fn new(source: AgentBody, expects: bool, budget: AgentBudget) -> Self {
+    pub fn new(source: AgentBody, expects: bool, budget: impl FnOnce() -> AgentBudget) -> Self {
+        let is_over = source.is_end_stream();
+        // An agent that announces a body and has none may wait to be asked for it all the same.
+        if is_over && !expects {
+            return Self(None);
+        }
         let declared = source.size_hint().lower();
-        let kept = Kept::new(budget, source.size_hint().exact());
-        let whole = if source.is_end_stream() {
+        let kept = Kept::new(budget(), source.size_hint().exact());
+        let whole = if is_over {
             Whole::Ended
         } else if declared > REPLAY_CAP as u64 {
             Whole::NotKept(NotReplayable::TooLarge)
         } else {
             Whole::Streaming
         };
-        let progress = Progress::default();
-        progress.0.is_over.store(whole == Whole::Ended, Ordering::Relaxed);
-        Self(Arc::new(Mutex::new(State {
+        let progress = Progress::begun();
+        if is_over {
+            progress.end();
+        }
+        Self(Some(Arc::new(Mutex::new(State {
             source: Some(source),
             kept,
             collected: false,
@@ -118,25 +139,30 @@ impl BufferedBody {
             refused: false,
             first: None,
             progress,
-        })))
+        }))))
+    }
+
+    fn state(&self) -> Option<MutexGuard<'_, State>> {
+        self.0.as_deref().map(lock)
     }
 
     /// The body of the first sending.
     pub fn first(&self) -> RequestBody {
-        let state = lock(&self.0);
-        if state.whole == Whole::Ended && !state.is_ahead() {
-            return RequestBody(Source::Empty);
+        match &self.0 {
+            Some(body) if !lock(body).has_ended() => RequestBody::first(body.clone()),
+            _ => RequestBody::empty(),
         }
-        RequestBody(Source::First(self.0.clone()))
     }
 
     pub fn progress(&self) -> Progress {
-        lock(&self.0).progress.clone()
+        self.state().map_or_else(Progress::none, |state| state.progress.clone())
     }
 
     /// Starts an upload that waits for `100 Continue`: the site has said so, or takes too long to say anything.
     pub fn open(&self) {
-        lock(&self.0).open();
+        if let Some(mut state) = self.state() {
+            state.open();
+        }
     }
 
     /// The site's response has begun. It may go on reading the upload, and gets the rest of it as it comes
@@ -144,19 +170,20 @@ impl BufferedBody {
     /// asked for the upload. After a 402 this stays undecided until [`BufferedBody::refused`], since the replay needs
     /// the rest.
     pub fn answered(&self, status: StatusCode, closes: bool) -> Uploading {
-        let mut state = lock(&self.0);
-        if status.is_success() {
-            state.open();
+        if let Some(mut state) = self.state() {
+            if status.is_success() {
+                state.open();
+            }
+            state.change(Hold::Invitation, Hold::Uninvited);
+            state.closes = closes;
+            state.refused = closes && !status.is_success() && status != StatusCode::PAYMENT_REQUIRED;
         }
-        state.change(Hold::Invitation, Hold::Uninvited);
-        state.closes = closes;
-        state.refused = closes && !status.is_success() && status != StatusCode::PAYMENT_REQUIRED;
         Uploading(self.0.clone())
     }
 
     /// The 402 is passed on.
     pub fn refused(&self) {
-        let mut state = lock(&self.0);
+        let Some(mut state) = self.state() else { return };
         // What was taken for a replay is not there to be sent.
         state.refused = state.closes || state.hold != Hold::None;
         state.progress.want(!state.refused);
@@ -166,33 +193,36 @@ impl BufferedBody {
     /// Reads the whole body before any of it is sent, for a request that may repeat another. If it turns out too large,
     /// it is streamed after all, starting with what was read.
     pub async fn collect(&self) -> Result<Replay, NotReplayable> {
-        {
-            let mut state = lock(&self.0);
+        if let Some(mut state) = self.state() {
             state.collected = state.whole == Whole::Streaming;
             state.invite();
         }
         let replay = self.read_rest().await?;
-        lock(&self.0).put_ahead(&replay);
+        if let Some(mut state) = self.state() {
+            state.put_ahead(&replay);
+        }
         Ok(replay)
     }
 
     /// Takes the body away from the first sending and reads the rest of it. If it turns out too large, the first
     /// sending stays paused where it is, so that the site's response can still be read on that connection.
     pub async fn take(&self) -> Result<Replay, NotReplayable> {
+        if let Some(mut state) = self.state()
+            && state.whole == Whole::Streaming
         {
-            let mut state = lock(&self.0);
-            if state.whole == Whole::Streaming {
-                state.hold = Hold::Taken;
-                state.invite();
-            }
+            state.hold = Hold::Taken;
+            state.invite();
         }
         self.read_rest().await
     }
 
     async fn read_rest(&self) -> Result<Replay, NotReplayable> {
+        let Some(body) = &self.0 else {
+            return Ok(Replay::of(Bytes::new(), None));
+        };
         std::future::poll_fn(|cx| {
             loop {
-                let mut state = lock(&self.0);
+                let mut state = lock(body);
                 match state.whole {
                     Whole::NotKept(why) => return Poll::Ready(Err(why)),
                     Whole::Ended => return Poll::Ready(state.replay()),
@@ -221,7 +251,7 @@ impl State {
         let ended = source.is_end_stream();
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.progress.0.parts.fetch_add(1, Ordering::Relaxed);
+                self.progress.moved();
                 self.keep(frame);
             }
             // Asked again, a broken stream may say that it has ended; the site would take what it got for all of it.
@@ -255,6 +285,11 @@ impl State {
         true
     }
 
+    /// Nothing of it is still to be sent or read.
+    fn has_ended(&self) -> bool {
+        self.whole == Whole::Ended && !self.is_ahead()
+    }
+
     fn is_ahead(&self) -> bool {
         self.trailers_ahead || !self.ahead.is_empty()
     }
@@ -277,7 +312,7 @@ impl State {
     }
 
     fn end(&mut self) {
-        self.progress.0.is_over.store(true, Ordering::Relaxed);
+        self.progress.end();
         if self.whole == Whole::Streaming {
             self.whole = Whole::Ended;
         }
@@ -355,12 +390,7 @@ impl State {
             self.give_up(NotReplayable::NoRoom, None);
             return Err(NotReplayable::NoRoom);
         };
-        let sha256 = Sha256::digest(&bytes).into();
-        Ok(Replay {
-            bytes,
-            trailers: self.trailers.clone(),
-            sha256,
-        })
+        Ok(Replay::of(bytes, self.trailers.clone()))
     }
 }
 
@@ -368,209 +398,17 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The progress of an upload: a slow upload must not be mistaken for a silent site, and a connection with an unfinished
-/// upload cannot be reused.
-#[derive(Clone, Default)]
-pub struct Progress(Arc<Upload>);
-
-#[derive(Default)]
-struct Upload {
-    parts: AtomicU64,
-    is_over: AtomicBool,
-    is_wanted: AtomicBool,
-}
-
-impl Progress {
-    /// For a request whose body is complete in memory.
-    pub fn none() -> Self {
-        let none = Self::default();
-        none.0.is_over.store(true, Ordering::Relaxed);
-        none
-    }
-
-    pub fn parts(&self) -> u64 {
-        self.0.parts.load(Ordering::Relaxed)
-    }
-
-    /// Whether the site gets the rest of the upload also after its response.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.0.is_wanted.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn want(&self, wanted: bool) {
-        self.0.is_wanted.store(wanted, Ordering::Relaxed);
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.0.is_over.load(Ordering::Relaxed)
-    }
-}
-
 /// Lives as long as the site's response. When it is dropped, a first sending that may not continue gives up its
 /// connection.
-pub struct Uploading(Arc<Mutex<State>>);
+pub struct Uploading(Option<Arc<Mutex<State>>>);
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        let mut state = lock(&self.0);
-        state.answered = true;
-        state.let_go();
-        state.wake_first();
-    }
-}
-
-/// The request body that is sent to the site.
-pub struct RequestBody(Source);
-
-enum Source {
-    Empty,
-    First(Arc<Mutex<State>>),
-    /// Boxed: a request is handed on several times, and hardly any is sent again.
-    Replay(Box<Sending>),
-}
-
-struct Sending {
-    data: Bytes,
-    trailers: Option<HeaderMap>,
-    next: Next,
-}
-
-impl From<Replay> for Sending {
-    fn from(replay: Replay) -> Self {
-        Self {
-            data: replay.bytes,
-            trailers: replay.trailers,
-            next: Next::Data,
-        }
-    }
-}
-
-/// What is still to be sent of a replay, which keeps its bytes in case they must go out once more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Data,
-    Trailers,
-    Nothing,
-}
-
-impl RequestBody {
-    pub fn empty() -> Self {
-        Self(Source::Empty)
-    }
-
-    pub fn full(data: Bytes) -> Self {
-        Self(Source::Replay(Box::new(Sending {
-            data,
-            trailers: None,
-            next: Next::Data,
-        })))
-    }
-
-    /// The same body from its first byte, if all that was read of it is still kept. What the agent has not sent yet
-    /// follows as it arrives.
-    pub(crate) fn rewind(self) -> Option<Self> {
-        match self.0 {
-            Source::Empty => Some(self),
-            Source::First(state) => {
-                let is_kept = lock(&state).rewind();
-                is_kept.then_some(Self(Source::First(state)))
-            }
-            Source::Replay(mut sending) => {
-                sending.next = Next::Data;
-                Some(Self(Source::Replay(sending)))
-            }
-        }
-    }
-}
-
-impl From<Replay> for RequestBody {
-    fn from(replay: Replay) -> Self {
-        Self(Source::Replay(Box::new(replay.into())))
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.get_mut().0 {
-            Source::Empty => Poll::Ready(None),
-            Source::First(state) => {
-                let mut state = lock(state);
-                let polled = match state.hold {
-                    Hold::None => match state.next_ahead() {
-                        Some(frame) => Poll::Ready(Some(Ok(frame))),
-                        None => state.poll_source(cx),
-                    },
-                    _ if state.answered => Poll::Ready(Some(Err("the site responded without the request body".into()))),
-                    _ => Poll::Pending,
-                };
-                if polled.is_pending() {
-                    state.first = Some(cx.waker().clone());
-                }
-                polled
-            }
-            Source::Replay(sending) => {
-                let Sending { data, trailers, next } = &mut **sending;
-                let frame = match next {
-                    Next::Data if !data.is_empty() => {
-                        *next = Next::Trailers;
-                        Some(Frame::data(data.clone()))
-                    }
-                    Next::Data | Next::Trailers => {
-                        *next = Next::Nothing;
-                        trailers.clone().map(Frame::trailers)
-                    }
-                    Next::Nothing => None,
-                };
-                Poll::Ready(frame.map(Ok))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Source::Empty => true,
-            Source::First(state) => {
-                let state = lock(state);
-                !state.is_ahead() && state.source.as_ref().is_some_and(Body::is_end_stream)
-            }
-            Source::Replay(sending) => match sending.next {
-                Next::Data => sending.data.is_empty() && sending.trailers.is_none(),
-                Next::Trailers => sending.trailers.is_none(),
-                Next::Nothing => true,
-            },
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::First(state) => {
-                let state = lock(state);
-                let ahead: u64 = state.ahead.iter().map(|part| part.len() as u64).sum();
-                let mut hint = state.source.as_ref().map(Body::size_hint).unwrap_or_default();
-                if let Some(upper) = hint.upper() {
-                    hint.set_upper(upper + ahead);
-                }
-                hint.set_lower(hint.lower() + ahead);
-                hint
-            }
-            Source::Replay(sending) => {
-                let Sending { data, trailers, next } = &**sending;
-                let left = match next {
-                    Next::Data => data.len() as u64,
-                    Next::Trailers | Next::Nothing => 0,
-                };
-                if trailers.is_none() {
-                    return SizeHint::with_exact(left);
-                }
-                // Trailers need a framing in which a length is not known.
-                let mut hint = SizeHint::new();
-                hint.set_lower(left);
-                hint
-            }
+        if let Some(body) = &self.0 {
+            let mut state = lock(body);
+            state.answered = true;
+            state.let_go();
+            state.wake_first();
         }
     }
 }

@@ -16,7 +16,7 @@ async fn uploaded(chunks: &str) -> (BufferedBody, DuplexStream) {
     let wire = Shared::new(Wire::new(ours));
     let incoming = Incoming::of_request(&wire, Length::Chunked, None);
     let body = AgentBody::of_h1(incoming, &wire, Busy::default().begin());
-    let budget = ReplayBudget::new(1 << 20).of(&"research".parse().unwrap());
+    let budget = || ReplayBudget::new(1 << 20).of(&"research".parse().unwrap());
     (BufferedBody::new(body, false, budget), agent)
 }
 
@@ -43,4 +43,24 @@ async fn a_collected_upload_ends_after_its_last_byte() {
     assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "hello");
     assert!(first.frame().await.is_none());
     assert!(body.progress().is_over());
+}
+
+#[tokio::test]
+async fn a_request_without_a_body_is_whole_from_the_beginning() {
+    let (_agent, ours) = duplex(64);
+    let wire = Shared::new(Wire::new(ours));
+    let incoming = Incoming::of_request(&wire, Length::Empty, None);
+    let source = AgentBody::of_h1(incoming, &wire, Busy::default().begin());
+    let body = BufferedBody::new(source, false, || unreachable!("no memory is counted for it"));
+    assert!(body.progress().is_over() && body.first().is_end_stream());
+    let uploading = body.answered(StatusCode::PAYMENT_REQUIRED, true);
+    for replay in [body.collect().await, body.take().await] {
+        let replay = replay.ok().unwrap();
+        assert!(replay.is_empty() && replay.trailers.is_none());
+        assert_eq!(replay.sha256, <[u8; 32]>::from(Sha256::digest(b"")));
+    }
+    body.refused();
+    drop(uploading);
+    assert!(body.first().frame().await.is_none());
+    assert!(wire.lock().is_read(), "the connection can go on");
 }
