@@ -3,6 +3,7 @@
 mod asking;
 mod not_taken;
 mod properties;
+mod trace;
 mod windows;
 
 use alloy_primitives::{Address, address};
