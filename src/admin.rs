@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::rules::Rules;
 use bursar_approvals::questions::Questions;
 use bursar_home::{Home, spare};
 use bursar_ledger::{Event, Ledger, LedgerError, PaymentId, Resolution};
@@ -28,9 +29,11 @@ use bursar_rails::outstanding::{Outstanding, Withdrawal, Withdrawn};
 use bursar_reconcile::Reconciler;
 
 mod approvals;
+mod limits;
 mod reconcile;
 
 pub(crate) use approvals::{Approve, Deny, pending};
+pub(crate) use limits::{FileText, InForce, Try, hex, scopes, standing, try_purchase};
 pub(crate) use reconcile::reconcile;
 
 /// Requests and replies are short.
@@ -120,6 +123,7 @@ pub(crate) fn bind(home: &Home) -> io::Result<UnixListener> {
 /// What commands ask the running server about.
 pub(crate) struct Admin {
     pub ledger: Arc<dyn Ledger>,
+    pub rules: Arc<Rules>,
     pub outstanding: Outstanding,
     pub questions: Option<Questions>,
     pub reconciler: Arc<Reconciler>,
@@ -189,6 +193,9 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>, uid: u32) -> Res
     if (request.method(), request.uri().path()) == (&Method::POST, approvals::PENDING) {
         return approvals::list(admin);
     }
+    if request.method() == Method::POST && request.uri().path().starts_with(limits::PREFIX) {
+        return limits::answer(admin, request).await;
+    }
     let done = match (request.method(), request.uri().path()) {
         (&Method::POST, Resolve::PATH) => Some(resolve(admin, request, uid).await),
         (&Method::POST, AcceptClock::PATH) => Some(accept_clock(admin, request, uid).await),
@@ -239,7 +246,11 @@ async fn accept_clock(admin: &Admin, request: Request<Incoming>, uid: u32) -> Re
 }
 
 async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, String> {
-    let body = timeout(HEAD, Limited::new(request.into_body(), CAP).collect()).await;
+    read_up_to(request, CAP).await
+}
+
+async fn read_up_to<T: DeserializeOwned>(request: Request<Incoming>, cap: usize) -> Result<T, String> {
+    let body = timeout(HEAD, Limited::new(request.into_body(), cap).collect()).await;
     let body = body.map_err(|_| "the request did not arrive in time".to_owned())?;
     let body = body.map_err(|error| error.to_string())?;
     serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())

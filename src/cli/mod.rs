@@ -15,6 +15,7 @@ mod explain;
 mod explain_code;
 mod init;
 mod journal;
+mod limits;
 mod logging;
 mod output;
 mod payments;
@@ -71,6 +72,9 @@ enum Command {
     /// List and inspect payments; resolve those that cannot be proven
     #[command(subcommand)]
     Payments(payments::Payments),
+    /// Check limits.toml, ask what it decides, compare two versions of it
+    #[command(subcommand)]
+    Limits(limits::LimitsCommand),
     /// List payments that are waiting for approval
     Pending(approvals::Pending),
     /// Approve a waiting payment, with the code shown in its question
@@ -190,6 +194,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
         Command::Payments(command) => command.run(&home()?),
+        Command::Limits(command) => wait(command.run(home())),
         Command::Pending(command) => wait(command.run(&home()?)),
         Command::Approve(command) => wait(command.run(&home()?)),
         Command::Deny(command) => wait(command.run(&home()?)),
