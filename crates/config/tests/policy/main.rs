@@ -1,6 +1,7 @@
 //! Decisions with limits as finance writes them.
 
 mod asking;
+mod diff;
 mod not_taken;
 mod properties;
 mod trace;

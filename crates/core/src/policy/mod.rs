@@ -7,6 +7,7 @@ mod approval;
 pub mod budget;
 mod calendar;
 mod covers;
+pub mod diff;
 mod imagined;
 mod judge;
 mod limits;
