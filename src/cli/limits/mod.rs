@@ -2,6 +2,8 @@
 //! money, and no file is changed.
 
 mod check;
+mod diff;
+mod test;
 mod try_purchase;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use clap::Subcommand;
 
 use super::{Exit, Failure};
 use crate::config::{Config, ConfigError, LimitsFile};
+use bursar_config::limits;
+use bursar_core::policy::Limits;
 use bursar_home::Home;
 
 #[derive(Subcommand)]
@@ -18,6 +22,10 @@ pub(super) enum LimitsCommand {
     Check(check::Check),
     /// Ask what would be decided about a purchase, and which rules decide; nothing is held or bought
     Try(try_purchase::Try),
+    /// Compare two files: which agents may spend more, and which less, each with a purchase that shows it
+    Diff(diff::Diff),
+    /// Run the cases in a folder against a file
+    Test(test::Test),
 }
 
 impl LimitsCommand {
@@ -25,6 +33,8 @@ impl LimitsCommand {
         match self {
             Self::Check(command) => command.run(home).await,
             Self::Try(command) => command.run(home).await,
+            Self::Diff(command) => command.run(),
+            Self::Test(command) => command.run(&home),
         }
     }
 }
@@ -62,4 +72,10 @@ fn chosen(
         }
         (None, Err(failure)) => Err(Failure::usage(failure.to_string())),
     }
+}
+
+/// Limits of a file that somebody names. Its mistakes are a usage error.
+fn limits_of(path: &Path) -> Result<Limits, Failure> {
+    let read = text_of(path).and_then(|text| limits::parse(&path.display().to_string(), &text));
+    read.map_err(|error| Failure::usage(error.to_string()))
 }
