@@ -30,10 +30,12 @@ use bursar_rails::outstanding::{Outstanding, Withdrawal, Withdrawn};
 use bursar_reconcile::Reconciler;
 
 mod approvals;
+mod limits;
 mod pause;
 mod reconcile;
 
 pub(crate) use approvals::{Approve, Deny, pending};
+pub(crate) use limits::{FileText, InForce, Try, hex, scopes, standing, try_purchase};
 pub(crate) use pause::{Known, Outcome, Paused, pause, pause_here, paused, resume, resume_here};
 pub(crate) use reconcile::reconcile;
 
@@ -202,6 +204,9 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>, uid: u32) -> Res
         (&Method::POST, pause::PAUSED) => return pause::answer_paused(admin),
         _ => {}
     }
+    if request.method() == Method::POST && request.uri().path().starts_with(limits::PREFIX) {
+        return limits::answer(admin, request).await;
+    }
     let done = match (request.method(), request.uri().path()) {
         (&Method::POST, Resolve::PATH) => Some(resolve(admin, request, uid).await),
         (&Method::POST, AcceptClock::PATH) => Some(accept_clock(admin, request, uid).await),
@@ -252,7 +257,11 @@ async fn accept_clock(admin: &Admin, request: Request<Incoming>, uid: u32) -> Re
 }
 
 async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, String> {
-    let body = timeout(HEAD, Limited::new(request.into_body(), CAP).collect()).await;
+    read_up_to(request, CAP).await
+}
+
+async fn read_up_to<T: DeserializeOwned>(request: Request<Incoming>, cap: usize) -> Result<T, String> {
+    let body = timeout(HEAD, Limited::new(request.into_body(), cap).collect()).await;
     let body = body.map_err(|_| "the request did not arrive in time".to_owned())?;
     let body = body.map_err(|error| error.to_string())?;
     serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())

@@ -103,6 +103,7 @@ pub enum AgentsError {
 
 /// The writing side. Every change is made under a lock and replaces the file atomically, so that concurrent commands
 /// lose nothing and a reader never sees half a file.
+#[derive(Clone)]
 pub(crate) struct Registry {
     home: Home,
 }

@@ -26,6 +26,7 @@ pub mod fuzzing;
 mod rules;
 mod serve;
 mod store;
+mod trial;
 
 // A request, from the socket to the answer.
 mod answer;

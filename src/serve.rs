@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
-use crate::agents::Roster;
+use crate::agents::{Registry, Roster};
 use crate::alerts::{self, Alert, AlertDelivery, Alerts, Channel, QuestionNotifier, RaisedAlerts};
 use crate::backup::restore;
 use crate::config::Config;
@@ -109,7 +109,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> R
     for path in config.certificates() {
         home.require_owned_if_here(path)?;
     }
-    let (rules, loaded) = Rules::load(config.limits.clone())?;
+    let (rules, loaded) = Rules::load(config.limits.clone(), Registry::new(home))?;
     let logins = Logins::new(Roster::load(home)?);
     let authority = Authority::load(home, clock.now())?;
     warn_of_end(&authority, &clock);

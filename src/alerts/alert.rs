@@ -38,7 +38,12 @@ pub enum Alert {
     /// Money left the wallet, and no entry explains it.
     Outflow(Outflow),
     /// `limits.toml` has mistakes or could have been changed by others; the limits of before stay in force.
-    LimitsRejected { path: String, why: String },
+    LimitsRejected {
+        path: String,
+        why: String,
+        /// Who may still spend what, by the limits in force.
+        still: String,
+    },
     /// An agent may not ask people for now: too many of its questions are open, or were asked within the hour.
     ApprovalFlood(Bound),
     /// A person stopped payments. `unrecorded`: why that is in force and not on record yet.
@@ -171,9 +176,9 @@ impl Alert {
                     amount.get()
                 )
             }
-            Self::LimitsRejected { path, why } => format!(
-                "{path} is not in force: {why}. The limits of before stay in force. Correct the file; it is read again \
-                 as soon as it changes."
+            Self::LimitsRejected { path, why, still } => format!(
+                "{path} is not in force: {why}. The limits of before stay in force: {still}. Correct the file; it is read \
+                 again as soon as it changes. `bursar limits check` shows every mistake."
             ),
             Self::ApprovalFlood(bound) => of_flood(bound),
             Self::PaymentsPaused {

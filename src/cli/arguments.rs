@@ -1,8 +1,10 @@
 //! What several commands take as an argument: a payment's id, a moment.
 
+use std::time::Duration;
+
 use jiff::civil;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{SignedDuration, Timestamp, Zoned};
 
 use super::Failure;
 use bursar_core::payment_id::PaymentId;
@@ -25,4 +27,13 @@ pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     text.parse::<Timestamp>()
         .or_else(|_| text.parse::<civil::Date>().and_then(as_date))
         .map_err(|_| "write a date or a time, such as 2026-11-20 or 2026-11-20T08:00:00Z".to_owned())
+}
+
+/// `30s`, `2m`; at most a day.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(86_400);
+    let span = text.parse::<SignedDuration>().ok();
+    span.and_then(|span| Duration::try_from(span).ok())
+        .filter(|span| *span <= LONGEST)
+        .ok_or_else(|| "write a number and a unit, such as 30s or 2m; at most 24h".to_owned())
 }

@@ -15,6 +15,7 @@ mod explain;
 mod explain_code;
 mod init;
 mod journal;
+mod limits;
 mod logging;
 mod output;
 mod pause;
@@ -77,6 +78,9 @@ enum Command {
     Pause(pause::Pause),
     /// Lift a pause, so that payments go on; `paused = true` in limits.toml stays as it is
     Resume(pause::Resume),
+    /// Check limits.toml, ask what it decides, compare two versions of it
+    #[command(subcommand)]
+    Limits(limits::LimitsCommand),
     /// List payments that are waiting for approval
     Pending(approvals::Pending),
     /// Approve a waiting payment, with the code shown in its question
@@ -198,6 +202,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Payments(command) => command.run(&home()?),
         Command::Pause(command) => wait(command.run(&home()?)),
         Command::Resume(command) => wait(command.run(&home()?)),
+        Command::Limits(command) => wait(command.run(home())),
         Command::Pending(command) => wait(command.run(&home()?)),
         Command::Approve(command) => wait(command.run(&home()?)),
         Command::Deny(command) => wait(command.run(&home()?)),

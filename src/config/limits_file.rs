@@ -43,14 +43,21 @@ impl LimitsFile {
         &self.path
     }
 
-    pub(crate) fn load(&self) -> Result<Limits, ConfigError> {
-        let file = self.path.display().to_string();
+    /// The file's text, if only those who may decide about limits could have written it.
+    pub(crate) fn read(&self) -> Result<String, ConfigError> {
         let owners = match &self.place {
             Place::InData { dir } => Owners::of_data(dir),
             Place::Elsewhere { owner } => Owners::ours().and(*owner),
         };
-        let text = deciding(&self.path, owners).map_err(|error| self.hinted(error))?;
-        limits::parse(&file, &text)
+        deciding(&self.path, owners).map_err(|error| self.hinted(error))
+    }
+
+    pub(crate) fn load(&self) -> Result<Limits, ConfigError> {
+        self.parse(&self.read()?)
+    }
+
+    pub(crate) fn parse(&self, text: &str) -> Result<Limits, ConfigError> {
+        limits::parse(&self.path.display().to_string(), text)
     }
 }
 

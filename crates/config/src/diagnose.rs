@@ -126,6 +126,11 @@ impl<'t> Document<'t> {
         self.problems.borrow_mut().push(problem);
     }
 
+    /// A problem that is not a mistake: a warning.
+    pub(crate) fn describe(&self, place: &Range<usize>, what: String, way_out: String) -> Problem {
+        self.problem(place, self.excerpt(place), what, way_out)
+    }
+
     /// Like [`Document::report`], for a value that may be a secret: the excerpt stops before the value.
     pub(crate) fn report_secret(&self, place: &Range<usize>, what: String, way_out: String) {
         let problem = self.problem(place, self.nothing_but_the_key(place), what, way_out);
@@ -223,7 +228,14 @@ impl fmt::Display for Problem {
 
 /// The known word that is most similar to `word`, if any is similar enough.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |k: &str| strsim::jaro_winkler(&word.to_lowercase(), &k.to_lowercase());
+    let word = word.to_lowercase();
+    // The first measure knows longer words with several mistakes, the second one slip in a short word: `dya`.
+    let likeness = |known: &str| {
+        let known = known.to_lowercase();
+        let alike = strsim::jaro_winkler(&word, &known);
+        let is_slip = word.len() > 2 && strsim::damerau_levenshtein(&word, &known) == 1;
+        if is_slip { alike.max(0.81) } else { alike }
+    };
     known
         .into_iter()
         .map(|k| (likeness(k), k))

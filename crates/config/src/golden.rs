@@ -260,3 +260,38 @@ limits.toml:4:1: not valid TOML: duplicate key
 "#,
     );
 }
+
+#[test]
+fn slips_and_signs_are_understood() {
+    limits_says(
+        r#"
+timezone = "UTC"
+[agents.a]
+dya = "$20"
+day = "$20"
+month = "1,000.50 USD"
+total = "1,5"
+"#,
+        r#"
+limits.toml:4:1: [agents.a] has no key `dya`
+  4 | dya = "$20"
+    | ^^^
+  Did you mean `day`?
+
+limits.toml:5:7: agents.a.day: "$20" is not a valid amount in US dollars: the amount is not a plain decimal number
+  5 | day = "$20"
+    |       ^^^^^
+  Write digits only, without a sign, with at most six decimals: day = "20.00".
+
+limits.toml:6:9: agents.a.month: "1,000.50 USD" is not a valid amount in US dollars: the amount is not a plain decimal number
+  6 | month = "1,000.50 USD"
+    |         ^^^^^^^^^^^^^^
+  Write digits only, without a sign, with at most six decimals: month = "1000.50".
+
+limits.toml:7:9: agents.a.total: "1,5" is not a valid amount in US dollars: the amount is not a plain decimal number
+  7 | total = "1,5"
+    |         ^^^^^
+  Write digits only, without a sign, with at most six decimals: total = "5.00".
+"#,
+    );
+}

@@ -152,7 +152,8 @@ impl Levels {
             merchants: listed(section.take("merchants"), |item| {
                 let text = item.text()?;
                 host_or(item, text, HostPattern::parse(text))
-            }),
+            })
+            .into(),
             payees: listed(section.take("payees"), payee),
             networks: only(section.take("networks"), network),
             assets: only(section.take("assets"), asset),

@@ -11,6 +11,7 @@
 //!   suggestion.
 //! * [`section::Section`] and [`section::Entry`]: one table of a file, read key by key. A key that the code never asked
 //!   for is reported as unknown.
+//! * [`warnings::warnings`]: what is probably not meant in a file without mistakes.
 //! * [`secret::SecretSource`]: where a secret is kept (`env:NAME` or `file:PATH`); the files never hold the secret
 //!   itself.
 //!
@@ -54,3 +55,4 @@ pub mod level;
 pub mod limits;
 pub mod secret;
 pub mod section;
+pub mod warnings;

@@ -199,7 +199,10 @@ impl<'d> Entry<'d> {
                     |why| {
                         self.reject(
                             format!("{path}: \"{text}\" is not a valid amount in US dollars: {why}"),
-                            format!("Write digits only, without a sign, with at most six decimals: {key} = \"5.00\"."),
+                            format!(
+                                "Write digits only, without a sign, with at most six decimals: {key} = \"{}\".",
+                                meant_amount(text)
+                            ),
                         )
                     },
                     Some,
@@ -320,6 +323,23 @@ impl<'d> Entry<'d> {
             holds_secrets: self.holds_secrets,
         }
     }
+}
+
+/// `$20`, `20 USD` and `1,000.50` as they should be written; `5.00` for what cannot be guessed.
+fn meant_amount(text: &str) -> String {
+    let bare = text.trim().trim_start_matches('$');
+    let bare = bare
+        .trim_end_matches(|c: char| c == '$' || c.is_ascii_alphabetic())
+        .trim();
+    // A comma before three digits separates thousands; any other one could stand for the decimal point.
+    let mut groups = bare.split('.').next().unwrap_or_default().split(',').skip(1);
+    let grouped = groups.all(|group| group.len() == 3);
+    let plain = if grouped {
+        bare.replace(',', "")
+    } else {
+        bare.to_owned()
+    };
+    MicroUsd::parse(&plain).map_or("5.00".to_owned(), |usd| usd.to_string())
 }
 
 pub(crate) fn quoted_if_needed(key: &str) -> String {

@@ -17,7 +17,7 @@ use std::fmt;
 
 use alloy_primitives::{Address, address};
 
-pub use currency::{Currency, currency};
+pub use currency::{Currency, currencies, currency};
 use currency::{DOLLARS, EUROS};
 
 /// Where money moves, written as in CAIP-2.

@@ -99,7 +99,7 @@ impl Counters {
 
     /// What adds up with a new charge: one counter, or all buckets of a rolling window that are not too old. Buckets
     /// that begin later than the charge's own count too: the clock went back, and that must not empty the window.
-    fn counted(&self, charge: &Charge, window: &str) -> Option<Counter> {
+    pub(super) fn counted(&self, charge: &Charge, window: &str) -> Option<Counter> {
         match charge.window {
             Window::Rolling(rolling) => {
                 let Some(starts) = self.starts(&charge.scope, window) else {

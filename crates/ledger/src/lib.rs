@@ -91,6 +91,7 @@ mod reread;
 mod resume;
 pub mod scan;
 mod signing;
+mod standing;
 pub mod text;
 mod timekeeping;
 pub mod tree;
@@ -124,6 +125,7 @@ pub use read::{
 pub use reason::Reason;
 pub use recovery::OpenError;
 pub use refusals::ANY_HOST;
+pub use standing::{Standing, read_standing};
 
 /// The result of a ledger method. It is ready once the operation is durable.
 pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

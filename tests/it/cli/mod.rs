@@ -5,6 +5,7 @@ mod ca;
 mod first_payment;
 mod hostile_text;
 mod init;
+mod limits;
 mod ownership;
 mod payments;
 mod sandbox;

@@ -1,8 +1,10 @@
 //! Decisions with limits as finance writes them.
 
 mod asking;
+mod diff;
 mod not_taken;
 mod properties;
+mod trace;
 mod windows;
 
 use alloy_primitives::{Address, address};

@@ -37,9 +37,9 @@ const RULES: [&[&str]; 12] = [
     &["approval_first_time_payee = true", "approval_first_time_payee = false"],
 ];
 
-type Rules = [Option<usize>; RULES.len()];
+pub(super) type Rules = [Option<usize>; RULES.len()];
 
-fn rules() -> impl Strategy<Value = Rules> {
+pub(super) fn rules() -> impl Strategy<Value = Rules> {
     // Mostly absent, so that many of the cases lead to a payment.
     let choices: Vec<_> = RULES
         .iter()
@@ -48,7 +48,7 @@ fn rules() -> impl Strategy<Value = Rules> {
     choices.prop_map(|v| v.try_into().unwrap())
 }
 
-fn text(levels: &[Rules; 3]) -> String {
+pub(super) fn text(levels: &[Rules; 3]) -> String {
     let heads = [
         "timezone = \"Europe/Berlin\"\n[account]",
         "[groups.eng]\nmonth = \"70\"",
@@ -86,7 +86,7 @@ fn any_bid() -> impl Strategy<Value = Bid> {
 }
 
 /// Over rails that limits.toml prefers, lists and does not list.
-fn any_bid_over_any_rail() -> impl Strategy<Value = Bid> {
+pub(super) fn any_bid_over_any_rail() -> impl Strategy<Value = Bid> {
     let rails = prop::sample::select(vec![Rail::X402, Rail::MppEvm, Rail::X402Permit2]);
     (any_bid(), rails, any::<bool>()).prop_map(|(bid, rail, without_price)| Bid {
         rail,

@@ -19,6 +19,11 @@ impl Currency {
     }
 }
 
+/// The whole table.
+pub fn currencies() -> impl Iterator<Item = &'static Currency> {
+    CURRENCIES.iter()
+}
+
 /// The currency with this code, which must be in lower case.
 pub fn currency(code: &str) -> Option<&'static Currency> {
     CURRENCIES.iter().find(|currency| currency.code == code)

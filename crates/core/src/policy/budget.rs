@@ -187,9 +187,40 @@ impl Budget {
         }
     }
 
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    pub const fn window(&self) -> Window {
+        self.window
+    }
+
+    pub const fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    pub const fn cap(&self) -> u128 {
+        self.cap
+    }
+
+    /// `5.00` or `200`; a budget that asks about new payees has none.
+    pub fn limit(&self) -> Option<String> {
+        (self.window != Window::Payee).then(|| self.unit.figure(self.cap))
+    }
+
+    /// Its path in limits.toml.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// Whether a person can approve payments that exceed it.
+    pub fn asks(&self) -> bool {
+        self.excess != Excess::Denied
+    }
+
     /// Whether it bounds what is spent over time (R51). `max_pending` alone would let any sum through bit by bit, and
     /// so would `approval_every` with approvals.
-    pub(crate) const fn bounds_spending(&self) -> bool {
+    pub const fn bounds_spending(&self) -> bool {
         matches!(self.unit, Unit::MicroUsd) && !matches!(self.window, Window::Pending | Window::SinceApproval)
     }
 

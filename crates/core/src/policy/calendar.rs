@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use jiff::civil::Date;
+use jiff::civil::{Date, Weekday};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Error, SignedDuration, Timestamp, ToSpan, Zoned};
 
@@ -36,6 +36,21 @@ impl Period {
 impl Calendar {
     pub fn new(zone: TimeZone) -> Self {
         Self { zone }
+    }
+
+    /// Whether the windows of both begin and end at the same time, as far as the name of the zone says so.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.zone == other.zone
+    }
+
+    /// The next Thursday in the middle of a month, 15:30: far from the ends of all windows but the hour.
+    pub(super) fn calm_moment(&self, after: Timestamp) -> Option<Timestamp> {
+        let mut date = after.to_zoned(self.zone.clone()).date().tomorrow().ok()?;
+        while !((14..=20).contains(&date.day()) && date.weekday() == Weekday::Thursday) {
+            date = date.tomorrow().ok()?;
+        }
+        let moment = date.at(15, 30, 0, 0).to_zoned(self.zone.clone()).ok()?;
+        Some(moment.timestamp())
     }
 
     /// The window that contains `now`. At the very ends of the calendar, the payment counts against a window that never

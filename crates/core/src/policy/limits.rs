@@ -11,7 +11,8 @@ use http::Method;
 use super::approval::Asking;
 use super::budget::{Budget, Periods};
 use super::calendar::Calendar;
-use super::merchant::{self, HostPattern, MerchantNames};
+use super::merchant::{self, MerchantNames};
+use super::patterns::MerchantLists;
 use super::pause::PauseScope;
 use super::rates::Rates;
 use crate::account::Account;
@@ -57,7 +58,7 @@ pub struct Level {
     pub section: Arc<str>,
     pub per_transaction: Option<MicroUsd>,
     pub budgets: Vec<Budget>,
-    pub merchants: Listed<HostPattern>,
+    pub merchants: MerchantLists,
     pub payees: Listed<Account>,
     pub networks: Option<Vec<Network>>,
     pub assets: Option<Vec<AssetName>>,
@@ -165,7 +166,7 @@ impl Limits {
     }
 
     /// From the account down to the agent, the order in which levels are checked.
-    pub(super) fn levels<'a>(&'a self, agent_levels: &'a AgentLevels) -> impl Iterator<Item = &'a Level> {
+    pub fn levels<'a>(&'a self, agent_levels: &'a AgentLevels) -> impl Iterator<Item = &'a Level> {
         let group = agent_levels.group.as_ref().map(|g| &*g.level);
         std::iter::once(&self.account)
             .chain(group)
@@ -179,7 +180,7 @@ impl Limits {
 
 impl AgentLevels {
     /// R51: the agent or its group has an amount window. The account's alone does not count.
-    pub(super) fn has_budget(&self) -> bool {
+    pub fn has_budget(&self) -> bool {
         let group = self.group.iter().flat_map(|g| &g.level.budgets);
         self.level.budgets.iter().chain(group).any(Budget::bounds_spending)
     }

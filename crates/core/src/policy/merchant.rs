@@ -120,7 +120,7 @@ pub(super) fn is(named: &Host, host: &str) -> bool {
     Host::parse(host).is_ok_and(|host| host == *named)
 }
 
-fn plain(host: &str) -> &str {
+pub(super) fn plain(host: &str) -> &str {
     bare(host.strip_suffix('.').unwrap_or(host))
 }
 

@@ -6,15 +6,23 @@
 mod approval;
 pub mod budget;
 mod calendar;
+mod covers;
+pub mod diff;
+mod imagined;
+mod judge;
 mod limits;
 mod merchant;
 mod not_taken;
+mod patterns;
 mod pause;
 mod rates;
 mod refusal;
+mod rules;
 mod threshold;
+mod trace;
 mod window;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::Method;
@@ -24,18 +32,23 @@ use crate::account::Account;
 use crate::assets::Asset;
 use crate::challenge::{Offer, PaymentFlow, Rail};
 use crate::money::MicroUsd;
+use rules::FirstRefusal;
 
 pub use approval::{Approvals, Asking, NEEDED};
 pub use budget::{Budget, Charge, Excess, Unit};
 pub use calendar::Calendar;
-pub use limits::Limits;
-pub use limits::{AgentLevels, AssetName, Group, Level, Listed, Methods, OverLimit};
+pub use covers::most_per_payment;
+pub use imagined::{Imagined, NotImaginable, all_assets, payee_suits, rail_moves, somebody};
+pub use judge::{Counted, Judged, Verdict, fits, judge};
+pub use limits::{AgentLevels, AssetName, Group, Level, Limits, Listed, Methods, OverLimit};
 pub use merchant::{HostError, HostPattern, MerchantNames, named_host};
 pub use not_taken::{NotTaken, Unchosen};
+pub use patterns::{AskedHost, HostPatterns, MerchantLists};
 pub use pause::{PauseScope, PauseScopeError};
 pub use rates::{NoPrice, Rate, Rates};
 pub use refusal::{Refusal, RefusalCode};
 pub use threshold::{Threshold, named, owners};
+pub use trace::{Looked, Outcome, Trace, trace};
 pub use window::{Rolling, Window};
 
 /// Who wants to buy what, and when.
@@ -191,25 +204,8 @@ fn preference(limits: &Limits, rail: Rail) -> Option<usize> {
 
 /// Why this purchase is refused whatever the offer, if it is.
 fn bars_purchase(limits: &Limits, agent_levels: &AgentLevels, purchase: &Purchase<'_>) -> Option<Refusal> {
-    if let Some(level) = limits.levels(agent_levels).find(|level| level.paused) {
-        return Some(Refusal::paused(level));
-    }
-    if !agent_levels.has_budget() {
-        return Some(Refusal::no_budget(&agent_levels.level));
-    }
-    let host = purchase.merchant;
-    limits.levels(agent_levels).find_map(|level| {
-        let is = |pattern: &HostPattern| pattern.matches(host);
-        listed(
-            level,
-            "merchants",
-            &level.merchants,
-            is,
-            RefusalCode::MerchantNotAllowed,
-            "merchant",
-            &host,
-        )
-    })
+    let looked = rules::of_purchase(limits, agent_levels, purchase, &mut FirstRefusal);
+    looked.break_value().map(|refusal| *refusal)
 }
 
 /// What an allowed offer costs, and whether a person must approve it.
@@ -225,77 +221,12 @@ fn bars_bid(
     purchase: &Purchase<'_>,
     bid: &Bid,
 ) -> Result<Allowed, Box<Refusal>> {
-    if preference(limits, bid.rail).is_none() {
-        let (rule, rail) = ("rails".to_owned(), bid.rail.name());
-        let refusal = Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail);
-        return Err(Box::new(refusal));
+    if let ControlFlow::Break(refusal) = rules::of_bid(limits, agent_levels, purchase, bid, &mut FirstRefusal) {
+        return Err(refusal);
     }
     let price = bid.price.map_err(|why| Box::new(Refusal::no_price(why)))?;
-    for level in limits.levels(agent_levels) {
-        if let Some(refusal) = bars_at(level, purchase.approvals, bid, price) {
-            return Err(Box::new(refusal));
-        }
-    }
     let threshold = threshold::threshold(limits, agent_levels, purchase.approvals, purchase.over, price)?;
     Ok(Allowed { price, threshold })
-}
-
-fn bars_at(level: &Level, approvals: Approvals, bid: &Bid, price: MicroUsd) -> Option<Refusal> {
-    let section = &level.section;
-    let network = bid.asset.network();
-    if level.networks.as_ref().is_some_and(|n| !n.contains(&network)) {
-        let (rule, asked) = (format!("{section}.networks"), network.to_string());
-        return Some(Refusal::not_listed(
-            RefusalCode::NetworkNotAllowed,
-            rule,
-            "network",
-            &asked,
-        ));
-    }
-    if level.assets.as_ref().is_some_and(|a| !a.iter().any(|a| a.names(bid))) {
-        let asked = format!("{} on {network}", bid.asset.symbol());
-        let rule = format!("{section}.assets");
-        return Some(Refusal::not_listed(RefusalCode::AssetNotAllowed, rule, "asset", &asked));
-    }
-    let is = |payee: &Account| *payee == bid.payee;
-    let code = RefusalCode::PayeeNotAllowed;
-    if let Some(refusal) = listed(level, "payees", &level.payees, is, code, "payee", &bid.payee) {
-        return Some(refusal);
-    }
-    let can_be_asked = approvals.can_be_asked();
-    if let Some(limit) = level.per_transaction.filter(|&limit| price > limit)
-        && !(can_be_asked && level.over_limit == OverLimit::Ask)
-    {
-        return Some(Refusal::per_transaction(level, limit, price));
-    }
-    let thresholds = [
-        ("approval_above", level.asking.above),
-        ("second_approval_above", level.asking.second_above),
-    ];
-    let mut passed = thresholds
-        .into_iter()
-        .filter_map(|(key, limit)| Some((key, limit.filter(|&limit| price > limit)?)));
-    let (key, limit) = passed.next().filter(|_| !can_be_asked)?;
-    Some(Refusal::approval_unavailable(level, key, limit, price))
-}
-
-fn listed<T: std::fmt::Display>(
-    level: &Level,
-    key: &str,
-    lists: &Listed<T>,
-    is: impl Fn(&T) -> bool,
-    code: RefusalCode,
-    what: &str,
-    asked: &dyn std::fmt::Display,
-) -> Option<Refusal> {
-    let rule = |list| format!("{}.{key}.{list}", level.section);
-    if let Some(entry) = lists.denied_by(&is) {
-        let (entry, asked) = (entry.to_string(), asked.to_string());
-        return Some(Refusal::denied(code, rule("deny"), what, &entry, &asked));
-    }
-    lists
-        .leaves_out(&is)
-        .then(|| Refusal::not_listed(code, rule("allow"), what, &asked.to_string()))
 }
 
 impl AssetName {

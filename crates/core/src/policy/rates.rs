@@ -41,7 +41,7 @@ impl Rates {
     }
 
     /// `decimals` are the asset's: a token that stands for euros counts in finer units than Stripe does.
-    fn convert(
+    pub(super) fn convert(
         &self,
         amount: Atoms,
         currency: &'static Currency,

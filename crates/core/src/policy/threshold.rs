@@ -42,9 +42,7 @@ pub(super) fn threshold(
     if rules.is_empty() {
         return Ok(None);
     }
-    let second = levels()
-        .filter(|level| level.asking.second_above.is_some_and(|limit| price > limit))
-        .max_by_key(|level| level.asking.needed);
+    let second = second(levels(), price);
     let needed = second.map_or(1, |level| level.asking.needed);
     if let (Some(level), Approvals::Terminal) = (second, approvals) {
         return Err(Box::new(Refusal::nobody_else(level, price)));
@@ -57,6 +55,17 @@ pub(super) fn threshold(
         owners,
         needed,
     }))
+}
+
+/// The level that says how many people must approve this price, if it is more than one.
+pub(super) fn second<'l>(levels: impl Iterator<Item = &'l Level>, price: MicroUsd) -> Option<&'l Level> {
+    levels
+        .filter(|level| exceeds_second(level, price))
+        .max_by_key(|level| level.asking.needed)
+}
+
+pub(super) fn exceeds_second(level: &Level, price: MicroUsd) -> bool {
+    level.asking.second_above.is_some_and(|limit| price > limit)
 }
 
 /// The list that counts is the one nearest to the agent.

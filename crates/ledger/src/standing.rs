@@ -1,0 +1,122 @@
+//! What new charges would add up with, for tools that ask and book nothing.
+
+use std::path::Path;
+
+use super::book::Book;
+use super::compared::Compared;
+use super::counters::{Counter, Counters};
+use super::decisions::Usage;
+use super::entry::Entry;
+use super::read::{ReadError, read_entries};
+use bursar_core::policy::{Charge, Counted};
+
+/// The counters of some scopes, as one moment saw them.
+#[derive(Debug, Default)]
+pub struct Standing(Counters);
+
+impl Standing {
+    /// From what [`super::Ledger::usage`] answers.
+    pub fn of(usage: Vec<Usage>) -> Self {
+        let mut counters = Counters::default();
+        for Usage {
+            scope,
+            window,
+            start,
+            settled,
+            open,
+        } in usage
+        {
+            counters.restore((scope, window, start), Counter { settled, open });
+        }
+        Self(counters)
+    }
+
+    /// What the charge would be added to. `None`: its window is over, so that nothing can be added.
+    pub fn counted(&self, charge: &Charge) -> Option<Counted> {
+        let mut charges = [charge.clone()];
+        self.0.begin(&mut charges);
+        let [charge] = charges;
+        let window = charge.window_name();
+        if self.0.is_closed(&charge.scope, &window, &charge.start) {
+            return None;
+        }
+        let Counter { settled, open } = self.0.counted(&charge, &window)?;
+        Some(Counted { settled, open })
+    }
+}
+
+/// The counters of `scopes`, replayed from the journal in `dir` (the data directory) without a lock.
+pub fn read_standing(dir: &Path, scopes: &[&str]) -> Result<Compared<Standing>, ReadError> {
+    let visit = |book: &mut Book, line: &super::scan::Line<'_>| {
+        let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
+        book.apply(&entry).map_err(|illegal| illegal.to_string())?;
+        Ok(())
+    };
+    let read = read_entries(dir, |book| book, visit)?;
+    Ok(read.map(|book| {
+        let mut counters = Counters::default();
+        for scope in scopes {
+            for (window, start, counter) in book.counters().of_scope(scope) {
+                counters.restore(((*scope).to_owned(), window.to_owned(), start.to_owned()), counter);
+            }
+        }
+        Standing(counters)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use bursar_core::policy::{Excess, Unit, Window, fits};
+
+    use super::*;
+
+    fn charge(window: Window, start: &str, cap: u128) -> Charge {
+        Charge {
+            scope: "agent:a".into(),
+            window,
+            unit: Unit::MicroUsd,
+            start: start.into(),
+            ends: None,
+            amount: 10,
+            cap,
+            rule: "agents.a.day".into(),
+            excess: Excess::Denied,
+        }
+    }
+
+    fn usage(window: &str, start: &str, settled: u128, open: u128) -> Usage {
+        Usage {
+            scope: "agent:a".to_owned(),
+            window: window.to_owned(),
+            start: start.to_owned(),
+            settled,
+            open,
+        }
+    }
+
+    #[test]
+    fn a_charge_meets_what_its_own_window_counts() {
+        let standing = Standing::of(vec![usage("day", "today", 60, 20), usage("day", "yesterday", 500, 0)]);
+        for (cap, fit) in [(90, true), (89, false)] {
+            let today = charge(Window::Day, "today", cap);
+            let counted = standing.counted(&today).unwrap();
+            assert_eq!(counted, Counted { settled: 60, open: 20 });
+            assert_eq!(fits(&today, counted), fit);
+            // As the ledger itself decides.
+            assert_eq!(standing.0.fit(&[today], &[]).is_ok(), fit);
+        }
+        let other = charge(Window::Month, "today", 10);
+        assert_eq!(standing.counted(&other), Some(Counted::default()));
+    }
+
+    #[test]
+    fn a_first_payment_to_a_payee_needs_an_earlier_one_that_was_settled() {
+        let payee = charge(Window::Payee, "0xa1", u128::MAX);
+        let name = payee.window_name().into_owned();
+        for (settled, open, fit) in [(1, 0, true), (0, 1, false)] {
+            let standing = Standing::of(vec![usage(&name, "0xa1", settled, open)]);
+            assert_eq!(fits(&payee, standing.counted(&payee).unwrap()), fit);
+            assert_eq!(standing.0.fit(&[payee.clone()], &[]).is_ok(), fit);
+        }
+    }
+}
