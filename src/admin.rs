@@ -33,7 +33,7 @@ mod limits;
 mod reconcile;
 
 pub(crate) use approvals::{Approve, Deny, pending};
-pub(crate) use limits::{FileText, InForce, Try, hex, scopes, standing, try_purchase};
+pub(crate) use limits::{FileText, InForce, Try, hex, standing, try_purchase};
 pub(crate) use reconcile::reconcile;
 
 /// Requests and replies are short.
