@@ -209,14 +209,18 @@ impl Search<'_> {
         }
     }
 
-    /// Tries these until one differs.
+    /// Tries these until one differs because of `rule`. If they differ only because of other rules, those are named.
     fn try_all(&mut self, rule: &str, probes: impl IntoIterator<Item = Probe>) {
+        let mut differs = false;
         for probe in probes {
-            if self.differs(&probe) {
+            differs |= self.differs(&probe);
+            if self.names(rule, true) {
                 return;
             }
         }
-        self.undecided(rule);
+        if !differs {
+            self.undecided(rule);
+        }
     }
 
     /// Hosts, methods, rails, assets and payees. Each can be compared by itself, because no rule combines two of them.
