@@ -35,7 +35,7 @@ mod pause;
 mod reconcile;
 
 pub(crate) use approvals::{Approve, Deny, pending};
-pub(crate) use limits::{FileText, InForce, Try, hex, scopes, standing, try_purchase};
+pub(crate) use limits::{FileText, InForce, Try, hex, standing, try_purchase};
 pub(crate) use pause::{Known, Outcome, Paused, pause, pause_here, paused, resume, resume_here};
 pub(crate) use reconcile::reconcile;
 

@@ -103,6 +103,20 @@ pub(crate) fn run(
     Ok((judge(limits, &purchase, &bids, counted), bids))
 }
 
+/// What the purchase would be charged to, so that the ledger can be asked about it; nothing if the rules refuse it.
+pub(crate) fn charges(
+    limits: &Limits,
+    approvals: Approvals,
+    setting: &Setting,
+    offers: &[Described],
+) -> Result<Vec<Charge>, String> {
+    let (judged, _) = run(limits, approvals, setting, offers, |_| None)?;
+    Ok(match judged.verdict {
+        Verdict::Pay(plan) | Verdict::Ask(plan) | Verdict::Unknown(plan) => plan.charges,
+        Verdict::Refuse(_) | Verdict::Unpaid(_) => Vec::new(),
+    })
+}
+
 fn imagined(offer: &Described) -> Result<Imagined, String> {
     let rail = offer.rail.as_deref().map(|name| {
         Rail::parse(name).ok_or_else(|| {

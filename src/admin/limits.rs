@@ -12,7 +12,7 @@ use super::{Admin, AdminError, post, read, read_up_to};
 use crate::rules::{self, Rules};
 use crate::trial::{self, Described, Report, Setting};
 use bursar_approvals::questions::Questions;
-use bursar_core::policy::{Approvals, Limits};
+use bursar_core::policy::Approvals;
 use bursar_home::Home;
 use bursar_ledger::Standing;
 
@@ -93,10 +93,7 @@ async fn tried(admin: &Admin, asked: Try) -> Result<Report, String> {
             Arc::new(parsed.map_err(|error| error.to_string())?)
         }
     };
-    let scopes = scopes(&limits, &asked.agent);
-    let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
-    let usage = admin.ledger.usage(&scopes).await.map_err(|error| error.to_string())?;
-    let (standing, now) = (Standing::of(usage), admin.ledger.now());
+    let now = admin.ledger.now();
     let setting = Setting {
         agent: asked.agent,
         host: asked.host,
@@ -104,17 +101,12 @@ async fn tried(admin: &Admin, asked: Try) -> Result<Report, String> {
         at: asked.at.unwrap_or(now),
     };
     let approvals = admin.questions.as_ref().map_or(Approvals::None, Questions::approvals);
-    let (judged, bids) = trial::run(&limits, approvals, &setting, &[asked.offer], |charge| {
-        standing.counted(charge)
-    })?;
+    let offers = [asked.offer];
+    let charges = trial::charges(&limits, approvals, &setting, &offers)?;
+    let standing = Standing::ask(&*admin.ledger, &charges).await;
+    let standing = standing.map_err(|error| error.to_string())?;
+    let (judged, bids) = trial::run(&limits, approvals, &setting, &offers, |charge| standing.counted(charge))?;
     Ok(Report::of(&judged, &bids, Some(now)))
-}
-
-/// The scopes that the agent's payments are charged to.
-pub(crate) fn scopes(limits: &Limits, agent: &str) -> Vec<String> {
-    let group = limits.group_of(agent).map(|group| format!("group:{group}"));
-    let ends = ["account".to_owned(), format!("agent:{agent}")];
-    ends.into_iter().chain(group).collect()
 }
 
 /// Asks the running server.

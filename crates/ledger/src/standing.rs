@@ -1,5 +1,6 @@
 //! What new charges would add up with, for tools that ask and book nothing.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::book::Book;
@@ -8,6 +9,7 @@ use super::counters::{Counter, Counters};
 use super::decisions::Usage;
 use super::entry::Entry;
 use super::read::{ReadError, read_entries};
+use super::{Ledger, LedgerError};
 use bursar_core::policy::{Charge, Counted};
 
 /// The counters of some scopes, as one moment saw them.
@@ -15,8 +17,12 @@ use bursar_core::policy::{Charge, Counted};
 pub struct Standing(Counters);
 
 impl Standing {
-    /// From what [`super::Ledger::usage`] answers.
-    pub fn of(usage: Vec<Usage>) -> Self {
+    /// What a ledger counts at this moment for the charges' scopes, in one step of its writer.
+    pub async fn ask(ledger: &dyn Ledger, charges: &[Charge]) -> Result<Self, LedgerError> {
+        Ok(Self::of(ledger.usage(&scopes(charges)).await?))
+    }
+
+    fn of(usage: Vec<Usage>) -> Self {
         let mut counters = Counters::default();
         for Usage {
             scope,
@@ -45,8 +51,13 @@ impl Standing {
     }
 }
 
-/// The counters of `scopes`, replayed from the journal in `dir` (the data directory) without a lock.
-pub fn read_standing(dir: &Path, scopes: &[&str]) -> Result<Compared<Standing>, ReadError> {
+fn scopes(charges: &[Charge]) -> Vec<&str> {
+    let scopes: BTreeSet<&str> = charges.iter().map(|charge| &*charge.scope).collect();
+    scopes.into_iter().collect()
+}
+
+/// What the charges would be added to, replayed from the journal in `dir` (the data directory) without a lock.
+pub fn read_standing(dir: &Path, charges: &[Charge]) -> Result<Compared<Standing>, ReadError> {
     let visit = |book: &mut Book, line: &super::scan::Line<'_>| {
         let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
         book.apply(&entry).map_err(|illegal| illegal.to_string())?;
@@ -55,9 +66,9 @@ pub fn read_standing(dir: &Path, scopes: &[&str]) -> Result<Compared<Standing>, 
     let read = read_entries(dir, |book| book, visit)?;
     Ok(read.map(|book| {
         let mut counters = Counters::default();
-        for scope in scopes {
+        for scope in scopes(charges) {
             for (window, start, counter) in book.counters().of_scope(scope) {
-                counters.restore(((*scope).to_owned(), window.to_owned(), start.to_owned()), counter);
+                counters.restore((scope.to_owned(), window.to_owned(), start.to_owned()), counter);
             }
         }
         Standing(counters)

@@ -9,7 +9,7 @@ use super::super::arguments::moment;
 use super::super::output::{note, print_json, say};
 use super::super::{Exit, Failure, journal};
 use super::{configured, text_of};
-use crate::admin::{self, AdminError, FileText, scopes};
+use crate::admin::{self, AdminError, FileText};
 use crate::config::Config;
 use crate::config::approval::Backend;
 use crate::config::operator::Store;
@@ -128,19 +128,18 @@ fn offline(asked: admin::Try, home: &Home) -> Result<(Report, Exit), Failure> {
         return blind(asked, Some(home));
     }
     let limits = limits_for(&asked, Some(home))?;
-    let scopes = scopes(&limits, &asked.agent);
-    let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
-    let (standing, exit): (Standing, Exit) = journal::read(read_standing(home.root(), &scopes))?;
     let approvals = match config.approval.backend {
         Backend::None => Approvals::None,
         Backend::Operator => Approvals::Terminal,
         Backend::Ciba(_) | Backend::Keyra(_) => Approvals::Service,
     };
     let now = Timestamp::now();
-    let (judged, bids) = trial::run(&limits, approvals, &setting(&asked, now), &[asked.offer], |charge| {
-        standing.counted(charge)
-    })
-    .map_err(Failure::usage)?;
+    let setting = setting(&asked, now);
+    let offers = [asked.offer];
+    let charges = trial::charges(&limits, approvals, &setting, &offers).map_err(Failure::usage)?;
+    let (standing, exit): (Standing, Exit) = journal::read(read_standing(home.root(), &charges))?;
+    let judged = trial::run(&limits, approvals, &setting, &offers, |charge| standing.counted(charge));
+    let (judged, bids) = judged.map_err(Failure::usage)?;
     Ok((Report::of(&judged, &bids, Some(now)), exit))
 }
 

@@ -126,7 +126,7 @@ fn caps_and_thresholds() {
         &agent("day = \"5\""),
         &agent("day = \"5\"\nover_limit = \"ask\""),
         Direction::More,
-        &["agents.research.total"],
+        &["agents.research.day", "agents.research.total"],
     );
 }
 

@@ -11,9 +11,14 @@ use http::Method;
 use super::approval::Asking;
 use super::budget::{Budget, Periods};
 use super::calendar::Calendar;
+<<<<<<< HEAD
 use super::merchant::{self, MerchantNames};
 use super::patterns::MerchantLists;
 use super::pause::PauseScope;
+=======
+use super::merchant::{self, HostPattern, MerchantNames};
+use super::patterns::{HostPatterns, MerchantLists};
+>>>>>>> limits/main
 use super::rates::Rates;
 use crate::account::Account;
 use crate::assets::{Asset, Network};
@@ -201,6 +206,15 @@ impl<T> Default for Listed<T> {
         Self {
             allow: None,
             deny: Vec::new(),
+        }
+    }
+}
+
+impl From<Listed<HostPattern>> for MerchantLists {
+    fn from(lists: Listed<HostPattern>) -> Self {
+        Self {
+            allow: lists.allow.map(HostPatterns::from),
+            deny: lists.deny.into(),
         }
     }
 }

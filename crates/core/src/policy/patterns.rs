@@ -1,13 +1,13 @@
 //! Lists of hosts with an index: whether a host is on one takes as long with a thousand entries as with ten.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use super::limits::Listed;
 use super::merchant::{HostPattern, plain};
 use crate::host::Host;
 
 /// The patterns of one list, in the file's order.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct HostPatterns {
     patterns: Vec<HostPattern>,
     /// Where a host stands in `patterns`.
@@ -96,18 +96,10 @@ impl From<Vec<HostPattern>> for HostPatterns {
     }
 }
 
-impl PartialEq for HostPatterns {
-    fn eq(&self, other: &Self) -> bool {
-        self.patterns == other.patterns
-    }
-}
-
-impl From<Listed<HostPattern>> for MerchantLists {
-    fn from(lists: Listed<HostPattern>) -> Self {
-        Self {
-            allow: lists.allow.map(HostPatterns::from),
-            deny: lists.deny.into(),
-        }
+/// As written; the index follows from that.
+impl fmt::Debug for HostPatterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.patterns.fmt(f)
     }
 }
 
