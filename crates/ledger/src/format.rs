@@ -17,13 +17,15 @@ struct Step {
     act: fn(&Path) -> Result<(), HomeError>,
 }
 
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     // Format 1 had no number; nothing else differs.
     Step { to: 2, act: |_| Ok(()) },
     // Entries of version 2 may come from here on, which an older program cannot read (R89).
     Step { to: 3, act: |_| Ok(()) },
     // `approval.requested` may have commitments to codes from here on, which an older program cannot read (R96).
     Step { to: 4, act: |_| Ok(()) },
+    // Credentials of outstanding payments are in slots from here on, which an older program would delete.
+    Step { to: 5, act: |_| Ok(()) },
 ];
 
 /// The format that this version writes.
@@ -97,7 +99,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(check(dir.path()).unwrap(), 1);
         bring_up_to_date(dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(path(dir.path())).unwrap(), "4\n");
+        assert_eq!(fs::read_to_string(path(dir.path())).unwrap(), "5\n");
         assert_eq!(check(dir.path()).unwrap(), CURRENT);
     }
 
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn newer_and_unreadable_numbers_are_refused_and_stay() {
         for (text, says) in [
-            ("5\n", "has format 5"),
+            ("6\n", "has format 6"),
             ("0\n", "a format number"),
             ("", "a format number"),
             ("x", "a format number"),
