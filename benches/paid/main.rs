@@ -47,6 +47,8 @@ struct Asked {
     bursar: PathBuf,
     /// A second build, measured in turns with `bursar`.
     against: Option<PathBuf>,
+    /// Where the data directories are made.
+    dir: PathBuf,
     reference: Reference,
     only: Option<Only>,
     /// Of the soak.
@@ -102,6 +104,7 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
         rounds: 3,
         bursar: env!("CARGO_BIN_EXE_bursar").into(),
         against: None,
+        dir: env!("CARGO_TARGET_TMPDIR").into(),
         reference: Reference::Measured,
         only: None,
         payments: 100_000,
@@ -115,6 +118,7 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
             "--rounds" => asked.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
             "--payments" => asked.payments = arguments.next().ok_or("--payments needs a number")?.parse()?,
             "--bursar" => asked.bursar = arguments.next().ok_or("--bursar needs a path")?.into(),
+            "--dir" => asked.dir = arguments.next().ok_or("--dir needs a path")?.into(),
             "--against" => asked.against = Some(arguments.next().ok_or("--against needs a path")?.into()),
             other => return Err(format!("unknown argument {other}; see benches/README.md").into()),
         }
@@ -169,7 +173,7 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
         }
         Some(Only::Soak) | None => {}
     }
-    let mut stage = Stage::set(&asked.bursar, asked.reference)?;
+    let mut stage = Stage::set(&asked.bursar, &asked.dir, asked.reference)?;
     let mut run = Run::default();
     for round in 1..=asked.rounds {
         if began.elapsed() > LAST_ROUND {
@@ -196,7 +200,7 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
 
 fn compare(asked: &Asked, other: &Path) -> Result<(), Fault> {
     process::end_all_after(PAIR * u32::try_from(asked.rounds)?);
-    let pairs = pairs::measure(&asked.bursar, other, asked.rounds)?;
+    let pairs = pairs::measure([&asked.bursar, other], &asked.dir, asked.rounds)?;
     match asked.json {
         true => println!("{}", serde_json::to_string_pretty(&pairs)?),
         false => print!("{}", pairs::table(&pairs)),
@@ -205,7 +209,7 @@ fn compare(asked: &Asked, other: &Path) -> Result<(), Fault> {
 }
 
 fn repeat(asked: &Asked, wanted: Wanted, clients: usize) -> Result<(), Fault> {
-    let mut stage = Stage::set(&asked.bursar, Reference::LeftOut)?;
+    let mut stage = Stage::set(&asked.bursar, &asked.dir, Reference::LeftOut)?;
     eprintln!("paid: bursar is process {}", stage.bursar_pid());
     for _ in 0..asked.rounds {
         let count = match (wanted, clients) {

@@ -45,13 +45,14 @@ pub(crate) struct Pairs {
     rounds: Vec<Pair>,
 }
 
-pub(crate) fn measure(bursar: &Path, other: &Path, rounds: usize) -> Result<Pairs, Fault> {
+pub(crate) fn measure(builds: [&Path; 2], dir: &Path, rounds: usize) -> Result<Pairs, Fault> {
     if rounds < FEWEST {
         return Err(format!("--against needs at least {FEWEST} rounds for an interval: --rounds 20").into());
     }
+    let [bursar, other] = builds;
     let mut stages = [
-        Stage::set(bursar, Reference::LeftOut)?,
-        Stage::set(other, Reference::LeftOut)?,
+        Stage::set(bursar, dir, Reference::LeftOut)?,
+        Stage::set(other, dir, Reference::LeftOut)?,
     ];
     let mut pairs = Vec::new();
     for round in 0..rounds {

@@ -51,9 +51,9 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn set(program: &Path, wished: Wished) -> Result<Self, Fault> {
+    pub(crate) fn set(program: &Path, parent: &Path, wished: Wished) -> Result<Self, Fault> {
         let node = (wished == Wished::Measured).then(node).transpose()?;
-        let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
+        let dir = TempDir::new_in(parent)?;
         let mut seller = Process::role("seller")?;
         let opened: Opened = serde_json::from_str(&seller.next_line()?)?;
         std::fs::write(dir.path().join("seller-ca.pem"), &opened.ca_pem)?;

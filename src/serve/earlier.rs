@@ -6,7 +6,7 @@ use super::StartError;
 use bursar_core::clock::SharedClock;
 use bursar_home::Home;
 use bursar_ledger::{Ledger, State};
-use bursar_rails::outstanding::Outstanding;
+use bursar_rails::outstanding::{Known, Left, Outstanding};
 use bursar_rails::pay::Tokens;
 
 /// Forgets tokens of payments that need no more queries. Tokens that may still have a hold are watched.
@@ -30,24 +30,26 @@ pub(super) async fn outstanding(
     ledger: &dyn Ledger,
     clock: &SharedClock,
 ) -> Result<Outstanding, StartError> {
-    let folder = home.credentials();
-    let mut paid = HashMap::new();
-    for rid in Outstanding::left_in(&folder)? {
-        let state = match ledger.get(rid).await {
-            Ok(payment) => payment.map(|payment| payment.state),
+    let left = Left::read(&home.credentials())?;
+    let mut known = HashMap::new();
+    for rid in left.payments() {
+        let (state, request) = match ledger.get(rid).await {
+            Ok(Some(payment)) => (payment.state, Some(payment.reserved.fp.0)),
+            Ok(None) => continue,
             // Whatever its outcome, presenting it again cannot pay twice.
             Err(error) => {
                 tracing::warn!(payment = %rid, %error, "cannot look its state up; treating its outcome as unknown");
-                Some(State::Unknown)
+                (State::Unknown, None)
             }
         };
-        match state {
-            Some(State::Armed | State::Unknown) => paid.insert(rid, false),
-            Some(State::Settled) => paid.insert(rid, true),
-            Some(State::Held | State::Released | State::Expired) | None => None,
+        let paid = match state {
+            State::Armed | State::Unknown => false,
+            State::Settled => true,
+            State::Held | State::Released | State::Expired => continue,
         };
+        known.insert(rid, Known { paid, request });
     }
-    let outstanding = Outstanding::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
+    let outstanding = left.compared(clock.clone(), |rid| known.get(&rid).copied());
     let open = ledger.open_items().await.unwrap_or_else(|error| {
         tracing::warn!(%error, "the outstanding payments could not be read yet");
         Vec::new()

@@ -8,7 +8,7 @@
 //! * [`Home`]: the path of D, with one method for every file and directory in it.
 //! * [`write_atomic`], [`write_new`], [`write_unsynced`]: write a file so that a crash leaves the old content or the
 //!   new one; fail if it exists; or write without waiting for the disk. [`Readers`] sets the mode.
-//! * [`read_secret`]: reads a file only if nobody else can read it.
+//! * [`read_secret`]: reads a file only if nobody else can read it. [`open_private`]: opens one to change it in place.
 //! * [`open_deciding`] and [`Home::require_owned`]: refuse what users other than [`Owners`] could have changed.
 //! * [`spare`]: descriptors set aside for the ledger, evidence and the admin socket.
 //! * [`HomeError`]: the failures, each with the path and what to do.
@@ -51,7 +51,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use bursar_core::clock;
-pub use owners::{Owners, open_credential, open_deciding, open_secret};
+pub use owners::{Owners, open_credential, open_deciding, open_private, open_secret};
 
 /// The absolute path of D, with a method for every file in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,7 +189,7 @@ impl Home {
     pub fn private(&self) -> PathBuf {
         self.root.join("private")
     }
-    /// What it takes to repeat a payment whose outcome is unknown, one file each (R7).
+    /// What it takes to repeat payments whose outcome is unknown (R7).
     pub fn credentials(&self) -> PathBuf {
         self.private().join("credentials")
     }

@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{OFlags, StatVfsMountFlags, statvfs};
+use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
 use super::{HomeError, failed, spare};
@@ -98,6 +99,36 @@ pub fn open_secret(path: &Path) -> Result<File, HomeError> {
         0 => Ok(file),
         _ => Err(HomeError::Exposed {
             path: path.clone(),
+            owner: about.uid(),
+            mode: about.mode() & 0o7777,
+        }),
+    }
+}
+
+/// Opens, or creates with mode 0600, a file of secrets that bursar alone writes: it belongs to this uid, nobody else can
+/// open it, and it is not a link.
+pub fn open_private(path: &Path) -> Result<File, HomeError> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(flags.bits().cast_signed());
+    let file = spare::opening(|| options.open(path)).map_err(|source| match source.raw_os_error() {
+        // A device or a pipe, for instance.
+        Some(code) if code == Errno::NXIO.raw_os_error() => HomeError::NotAFile { path: path.into() },
+        _ => failed("open", path, source),
+    })?;
+    let about = file.metadata().map_err(|source| failed("examine", path, source))?;
+    if !about.is_file() {
+        return Err(HomeError::NotAFile { path: path.into() });
+    }
+    let owners = Owners::ours();
+    if about.uid() != owners.own {
+        return Err(foreign(path, &about, owners));
+    }
+    match about.mode() & 0o077 {
+        0 => Ok(file),
+        _ => Err(HomeError::Exposed {
+            path: path.into(),
             owner: about.uid(),
             mode: about.mode() & 0o7777,
         }),

@@ -24,7 +24,8 @@ const STEPS: [Step; 4] = [
     Step { to: 3, act: |_| Ok(()) },
     // `approval.requested` may have commitments to codes from here on, which an older program cannot read (R96).
     Step { to: 4, act: |_| Ok(()) },
-    // `pause.set` and `pause.lifted` may come from here on, which an older program cannot read.
+    // From here on `pause.set` and `pause.lifted` may come, which an older program cannot read, and credentials of outstanding
+    // payments are in slots, which an older program would delete.
     Step { to: 5, act: |_| Ok(()) },
 ];
 

@@ -2,40 +2,42 @@
 //! request presents the same credential again instead of buying twice. Once the credential is no longer valid, the
 //! repeat gets an answer that says so (R4).
 //!
-//! What a repeat needs is kept in `private/credentials/`, one file per payment. The file is written before the first
-//! byte is sent, is not synced, and is deleted shortly after the answer has been delivered (R7). If a crash loses a
-//! file, only the repeat is lost: the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its
-//! file after delivery, for as long as it may be presented again (R6, `keyed.rs`).
+//! What a repeat needs is kept in `private/credentials/`, in slots of one file (`store.rs`). It is written before the
+//! first byte is sent, is not synced, and is zeroed shortly after the answer has been delivered (R7). If a crash loses
+//! it, only the repeat is lost: the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its
+//! record after delivery, for as long as it may be presented again (R6, `keyed.rs`).
 
 mod keyed;
+mod left;
 mod lost;
 mod proof;
+mod record;
+mod slots;
+mod store;
 #[cfg(test)]
 mod tests;
 mod ticket;
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
 use std::mem;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderName;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use bursar_core::challenge::{Credential, Rail};
 use bursar_core::clock::SharedClock;
-use bursar_home::{self as home, HomeError};
 use bursar_ledger::PaymentId;
 
 pub use keyed::{Asked, Paid};
+pub use left::{Known, Left};
 use lost::Lost;
 pub use proof::{Withdrawal, Withdrawn};
+use record::{Mark, Stored};
+use store::{Marking, Place, Store};
 pub use ticket::Ticket;
 
 /// With less validity left than this, a seller would not settle any more (x402 §4.1).
@@ -85,7 +87,7 @@ impl Fingerprint {
 pub struct Outstanding(Arc<Shared>);
 
 struct Shared {
-    folder: PathBuf,
+    store: Store,
     clock: SharedClock,
     by_target: Mutex<HashMap<Target, Vec<OutstandingPayment>>>,
     /// Lets a request that cannot be a repeat get by with one atomic load.
@@ -95,18 +97,20 @@ struct Shared {
 }
 
 /// Payments whose answers were handed to their connections. The last bytes may still be on their way through TLS to the
-/// socket: if bursar is killed then, the agent has no answer and will ask again. So the files are deleted only at the
+/// socket: if bursar is killed then, the agent has no answer and will ask again. So the records are cleared only at the
 /// second sweep after delivery.
 #[derive(Default)]
 struct Delivered {
-    since_sweep: Vec<PaymentId>,
-    before: Vec<PaymentId>,
+    since_sweep: Vec<Place>,
+    before: Vec<Place>,
 }
 
 struct OutstandingPayment {
     rid: PaymentId,
     fingerprint: Fingerprint,
     stored: Stored,
+    /// Where `stored` is on disk.
+    place: Place,
     last_try: Timestamp,
     /// It was shown to be paid, by a receipt or by proof.
     paid: bool,
@@ -121,32 +125,6 @@ enum Stage {
     Abandoned(watch::Receiver<()>),
     /// No presentation is in progress.
     Open,
-}
-
-/// The content of one payment's file.
-#[derive(Clone, Serialize, Deserialize)]
-struct Stored {
-    rid: PaymentId,
-    target: String,
-    fingerprint: String,
-    #[serde(default = "x402")]
-    rail: String,
-    field: String,
-    credential: String,
-    valid_before: i64,
-    /// How often repeats have presented it, after it was first sent.
-    presented: u8,
-    /// The payment was made under an `Idempotency-Key`.
-    #[serde(default)]
-    keyed: bool,
-    /// A complete 2xx reached the agent. Only a payment with a key is still stored then.
-    #[serde(default)]
-    delivered: bool,
-}
-
-/// The rail of files that were written before there was a second one.
-fn x402() -> String {
-    Rail::X402.name().to_owned()
 }
 
 /// A credential that was sent before and may be sent again.
@@ -176,50 +154,6 @@ pub enum Claim {
 }
 
 impl Outstanding {
-    /// The payments that an earlier run left in `folder`.
-    pub fn left_in(folder: &Path) -> Result<Vec<PaymentId>, HomeError> {
-        home::create_folder(folder)?;
-        Ok(stored(folder)?
-            .into_iter()
-            .filter_map(|(_, stored)| Some(stored?.rid))
-            .collect())
-    }
-
-    /// Reads what an earlier run left behind. `wanted` says for each payment whether it can still be outstanding and,
-    /// if so, whether a receipt said that it is paid. The files of other payments are deleted.
-    pub fn open(
-        folder: PathBuf,
-        clock: SharedClock,
-        wanted: impl Fn(PaymentId) -> Option<bool>,
-    ) -> Result<Self, HomeError> {
-        home::create_folder(&folder)?;
-        let mut by_target: HashMap<Target, Vec<OutstandingPayment>> = HashMap::new();
-        let mut count = 0;
-        let now = clock.now();
-        for (path, stored) in stored(&folder)? {
-            let payment = stored.and_then(|stored| OutstandingPayment::restored(stored, now, &wanted));
-            match payment {
-                Some((target, payment)) => {
-                    by_target.entry(target).or_default().push(payment);
-                    count += 1;
-                }
-                None => remove(&path),
-            }
-        }
-        // Oldest first: payment ids sort by creation time.
-        by_target
-            .values_mut()
-            .for_each(|outstanding| outstanding.sort_by_key(|payment| payment.rid));
-        Ok(Self(Arc::new(Shared {
-            folder,
-            clock,
-            by_target: Mutex::new(by_target),
-            count: AtomicUsize::new(count),
-            delivered: Mutex::default(),
-            lost: Mutex::default(),
-        })))
-    }
-
     /// Whether any payment is outstanding. One atomic load, for requests that cannot be repeats.
     pub fn any(&self) -> bool {
         self.0.count.load(Ordering::Acquire) > 0
@@ -250,16 +184,17 @@ impl Outstanding {
             field: field.as_str().to_owned(),
             credential: credential.expose().to_owned(),
             valid_before: i64::try_from(valid_before).unwrap_or(i64::MAX),
-            presented: 0,
             keyed,
+            presented: 0,
             delivered: false,
         };
-        self.write(&stored);
+        let place = self.0.store.put(&stored);
         let (ticket, over) = Ticket::new(self.clone(), rid, target);
         let payment = OutstandingPayment {
             rid,
             fingerprint,
             stored,
+            place,
             last_try: self.0.clock.now(),
             paid: false,
             stage: Stage::Waiting(over),
@@ -287,12 +222,9 @@ impl Outstanding {
                 Stage::Waiting(_) => {}
                 Stage::Abandoned(over) => return Claim::Join(over.clone()),
                 Stage::Open if payment.can_be_presented(now) => {
-                    let (stored, ticket) = payment.begin(self, target, now);
+                    let (rid, begun) = (payment.rid, payment.begin(self, target, now));
                     drop(by_target);
-                    let rid = stored.rid;
-                    return self
-                        .present(&stored, ticket)
-                        .map_or(Claim::OutcomeUnknown(rid), Claim::Present);
+                    return begun.map_or(Claim::OutcomeUnknown(rid), |begun| Claim::Present(self.marked(begun)));
                 }
                 Stage::Open if payment.paid => answer = Claim::PaidNotDelivered(payment.rid),
                 Stage::Open => {
@@ -305,18 +237,10 @@ impl Outstanding {
         answer
     }
 
-    /// `None` if the stored file was altered: none of it is sent.
-    fn present(&self, stored: &Stored, ticket: Ticket) -> Option<Box<Presentable>> {
-        // So that a restart does not reset the count.
-        self.write(stored);
-        Some(Box::new(Presentable {
-            rid: stored.rid,
-            rail: Rail::parse(&stored.rail)?,
-            field: HeaderName::try_from(stored.field.as_str()).ok()?,
-            credential: Credential::from_stored(stored.credential.clone())?,
-            number: stored.presented,
-            ticket,
-        }))
+    /// On disk as well, so that a restart does not reset the count.
+    fn marked(&self, (marking, presentable): (Marking, Presentable)) -> Box<Presentable> {
+        self.0.store.mark(marking, presentable.rid);
+        Box::new(presentable)
     }
 
     /// Drops payments that no repeat can concern any more; their ledger records stay as they are. Called on a timer,
@@ -332,25 +256,25 @@ impl Outstanding {
             let fresh = mem::take(&mut delivered.since_sweep);
             mem::replace(&mut delivered.before, fresh)
         };
-        old.into_iter().for_each(|rid| remove(&self.path(rid)));
+        old.into_iter().for_each(|place| self.0.store.clear(place));
     }
 
-    /// Deletes the files of delivered payments at shutdown: all connections have ended, so their answers are out.
+    /// Clears the records of delivered payments at shutdown: all connections have ended, so their answers are out.
     pub fn end(&self) {
         let Delivered { since_sweep, before } = mem::take(&mut *self.handed_over());
         before
             .into_iter()
             .chain(since_sweep)
-            .for_each(|rid| remove(&self.path(rid)));
+            .for_each(|place| self.0.store.clear(place));
     }
 
     fn forget_old(&self, now: Timestamp) {
         let mut by_target = self.lock();
         by_target.retain(|_, outstanding| {
-            outstanding.retain(|payment| {
+            outstanding.retain_mut(|payment| {
                 let keep = payment.is_needed(now);
                 if !keep {
-                    self.forgotten(payment.rid);
+                    self.forgotten(mem::take(&mut payment.place));
                 }
                 keep
             });
@@ -365,43 +289,29 @@ impl Outstanding {
         let Some(outstanding) = by_target.get_mut(target) else {
             return;
         };
-        let payment = outstanding.iter_mut().find(|payment| payment.rid == rid);
-        if let Some(payment) = payment.filter(|payment| payment.stored.keyed && payment.can_be_presented(now)) {
+        let Some(position) = outstanding.iter().position(|payment| payment.rid == rid) else {
+            return;
+        };
+        let payment = &mut outstanding[position];
+        if payment.stored.keyed && payment.can_be_presented(now) {
             payment.stored.delivered = true;
-            let stored = payment.stored.clone();
+            let marking = Marking::of(&payment.place, Mark::Delivered);
             drop(by_target);
-            return self.write(&stored);
+            // The ticket still exists, so that nothing else takes or clears the record meanwhile.
+            return self.0.store.mark(marking, rid);
         }
-        let before = outstanding.len();
-        outstanding.retain(|payment| payment.rid != rid);
-        let removed = before != outstanding.len();
+        let OutstandingPayment { place, .. } = outstanding.remove(position);
         if outstanding.is_empty() {
             by_target.remove(target);
         }
         drop(by_target);
-        if removed {
-            self.0.count.fetch_sub(1, Ordering::Release);
-            self.handed_over().since_sweep.push(rid);
-        }
-    }
-
-    fn forgotten(&self, rid: PaymentId) {
         self.0.count.fetch_sub(1, Ordering::Release);
-        remove(&self.path(rid));
+        self.handed_over().since_sweep.push(place);
     }
 
-    fn write(&self, stored: &Stored) {
-        let text = serde_json::to_vec(stored).unwrap_or_default();
-        if let Err(error) = home::write_unsynced(&self.path(stored.rid), &text) {
-            tracing::warn!(
-                payment = %stored.rid, %error,
-                "the credential could not be stored; after a crash, a repeat cannot present it again"
-            );
-        }
-    }
-
-    fn path(&self, rid: PaymentId) -> PathBuf {
-        self.0.folder.join(format!("{rid}.json"))
+    fn forgotten(&self, place: Place) {
+        self.0.count.fetch_sub(1, Ordering::Release);
+        self.0.store.clear(place);
     }
 
     fn change(&self, rid: PaymentId, target: &Target, change: impl FnOnce(&mut OutstandingPayment)) {
@@ -428,27 +338,28 @@ impl Outstanding {
 }
 
 impl OutstandingPayment {
-    fn restored(stored: Stored, now: Timestamp, wanted: impl Fn(PaymentId) -> Option<bool>) -> Option<(Target, Self)> {
-        let paid = wanted(stored.rid)?;
-        let (target, fingerprint) = (Target(unhex(&stored.target)?), Fingerprint(unhex(&stored.fingerprint)?));
-        let payment = Self {
-            rid: stored.rid,
-            fingerprint,
-            stored,
-            last_try: now,
-            paid,
-            stage: Stage::Open,
-        };
-        Some((target, payment))
-    }
-
-    /// Hands the payment to a repeat, as its next presentation.
-    fn begin(&mut self, outstanding: &Outstanding, target: Target, now: Timestamp) -> (Stored, Ticket) {
+    /// Hands the payment to a repeat, as its next presentation. `None` if what is stored is not a credential: none of it
+    /// is sent.
+    fn begin(&mut self, outstanding: &Outstanding, target: Target, now: Timestamp) -> Option<(Marking, Presentable)> {
+        let rail = Rail::parse(&self.stored.rail)?;
+        let field = HeaderName::try_from(self.stored.field.as_str()).ok()?;
+        let credential = Credential::from_stored(self.stored.credential.clone())?;
         let (ticket, over) = Ticket::new(outstanding.clone(), self.rid, target);
         self.stage = Stage::Waiting(over);
         self.stored.presented += 1;
         self.last_try = now;
-        (self.stored.clone(), ticket)
+        let presentable = Presentable {
+            rid: self.rid,
+            rail,
+            field,
+            credential,
+            number: self.stored.presented,
+            ticket,
+        };
+        Some((
+            Marking::of(&self.place, Mark::Presented(presentable.number)),
+            presentable,
+        ))
     }
 
     /// R7: a delivered payment is kept only for as long as R6 may need it.
@@ -466,32 +377,6 @@ impl OutstandingPayment {
 
     fn is_valid(&self, now: Timestamp) -> bool {
         self.stored.valid_before.saturating_sub(now.as_second()) >= LEAST_VALIDITY_S
-    }
-}
-
-/// The files of a folder, each with its content; `None` for one that cannot be parsed.
-fn stored(folder: &Path) -> Result<Vec<(PathBuf, Option<Stored>)>, HomeError> {
-    let failed = |source: io::Error| HomeError::Io {
-        action: "read",
-        path: folder.to_owned(),
-        source,
-    };
-    let mut all = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let text = home::read_secret(&path).ok();
-        let stored = text.and_then(|text| serde_json::from_str(&text).ok());
-        all.push((path, stored));
-    }
-    Ok(all)
-}
-
-fn remove(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "could not delete a credential that is no longer needed");
-        }
-        _ => {}
     }
 }
 

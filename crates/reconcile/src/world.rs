@@ -15,7 +15,7 @@ use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_home::Home;
 use bursar_ledger::memory::Memory;
 use bursar_ledger::{Arm, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reason, Reserve, Source, State, Terms};
-use bursar_rails::outstanding::Outstanding;
+use bursar_rails::outstanding::{Left, Outstanding};
 use bursar_rails::rpc::fake::chain::{Chain, cashing};
 use bursar_rails::rpc::fake::{Fake, tls};
 
@@ -76,7 +76,9 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
     let chain = Arc::new(Mutex::new(Chain::new(BEGAN - 10_000, 0, 0)));
     let (asked, received) = (chain.clone(), Arc::new(Mutex::new(Vec::new())));
     let fake = Fake::replying(move |method, params| asked.lock().unwrap().answer(method, params)).await;
-    let outstanding = Outstanding::open(home.credentials(), clock.clone(), |_| None).unwrap();
+    let outstanding = Left::read(&home.credentials())
+        .unwrap()
+        .compared(clock.clone(), |_| None);
     let sink = received.clone();
     let reconciler = Reconciler {
         ledger: ledger(clock.clone(), dir.path()),

@@ -8,6 +8,7 @@ use bursar_core::challenge::Rail;
 use bursar_core::challenge::credential::Credential;
 use bursar_core::clock::ManualClock;
 use bursar_ledger::memory::Memory;
+use bursar_rails::outstanding::Left;
 
 const NOW: i64 = 1_800_000_000;
 const FIELD: HeaderName = HeaderName::from_static("payment-signature");
@@ -21,7 +22,9 @@ struct World {
 fn world() -> World {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(second(0)));
-    let outstanding = Outstanding::open(folder.path().join("credentials"), clock.clone(), |_| None).unwrap();
+    let outstanding = Left::read(&folder.path().join("credentials"))
+        .unwrap()
+        .compared(clock.clone(), |_| None);
     let repeats = Repeats {
         outstanding,
         keys: IdempotencyKeys::new(Vec::new(), clock.clone()),

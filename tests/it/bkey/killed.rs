@@ -115,7 +115,6 @@ async fn killed_between_the_signature_and_the_seller() {
         ("sync", "/audit/seg-", 1),
         ("write", "/audit/seg-", 2),
         ("sync", "/audit/seg-", 2),
-        ("open", "/private/credentials/", 1),
         ("write", "/private/credentials/", 1),
         ("write", &seller, 2),
     ] {

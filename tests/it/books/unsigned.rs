@@ -107,7 +107,7 @@ async fn what_cannot_be_signed_stops_payments_after_a_time_and_all_comes_back_by
 /// A descriptor that was set aside is used: nobody notices anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_missing_descriptor_is_made_up_for_by_those_set_aside() {
-    for path in ["/audit/checkpoint.tmp", "/private/credentials/", "/private/seg-"] {
+    for path in ["/audit/checkpoint.tmp", "/private/seg-"] {
         let (shop, faults) = (shop().await, Faults::none());
         let home = setup().trust(&shop.ca_pem).config("[log]\nunsigned_max_s = 1\n").home();
         let bursar = home.serve_by(faults.program());

@@ -2,7 +2,6 @@
 //! between, and keys do not affect free traffic (R6).
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +12,7 @@ use tokio::sync::{Barrier, Notify};
 
 use crate::support::agent::{Agent, Page};
 use crate::support::bursar::{Bursar, eventually, setup};
+use crate::support::credentials::{is_empty, stored};
 use crate::support::origin::{Origin, answer};
 use crate::support::seller::{self, TX};
 
@@ -46,11 +46,6 @@ fn different(credentials: &[String]) -> usize {
 
 fn unpaid(origin: &Origin) -> usize {
     origin.seen().iter().filter(|request| !request.is_paid()).count()
-}
-
-fn credentials(home: &Path) -> Vec<std::path::PathBuf> {
-    let folder = std::fs::read_dir(home.join("private/credentials")).unwrap();
-    folder.map(|file| file.unwrap().path()).collect()
 }
 
 #[tokio::test]
@@ -327,7 +322,7 @@ async fn a_restart_forgets_no_key() {
     let origin = seller(0).await;
     let mut bursar = setup().trust(&origin.ca_pem).start();
     get(&Agent::of(&bursar), &origin, "k").await;
-    assert_eq!(credentials(bursar.path()).len(), 1, "as long as it is valid");
+    assert_eq!(stored(bursar.path()).len(), 1, "as long as it is valid");
     let bursar = bursar.kill().serve();
     let agent = Agent::of(&bursar);
     let other = Request::get("/other").header(KEY, "k");
@@ -358,20 +353,20 @@ async fn a_credential_that_is_no_longer_valid_is_not_presented_and_not_kept() {
     let origin = seller(0).await;
     let mut bursar = setup().trust(&origin.ca_pem).start();
     get(&Agent::of(&bursar), &origin, "k").await;
-    let file = credentials(bursar.path()).remove(0);
-    let delivered = || std::fs::read_to_string(&file).unwrap().contains("\"delivered\":true");
+    let delivered = || stored(bursar.path()).iter().all(|record| record.delivered);
     eventually("the delivery is noted", || delivered().then_some(())).await;
     let home = bursar.kill();
-    // Let time pass: the file contains the expiry.
-    let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let ends = stored["valid_before"].as_i64().unwrap();
-    stored["valid_before"] = (ends - 60).into();
-    std::fs::write(&file, stored.to_string()).unwrap();
+    // Let time pass: the record contains the expiry.
+    let record = stored(home.path()).remove(0);
+    let mut body = record.body.clone();
+    let ends = body["valid_before"].as_i64().unwrap();
+    body["valid_before"] = (ends - 60).into();
+    record.rewrite(home.path(), &body);
     let bursar = home.serve();
     assert_eq!(get(&Agent::of(&bursar), &origin, "k").await.problem(), "already-paid");
     assert_eq!(origin.payments().len(), 1);
-    let gone = || credentials(bursar.path()).is_empty().then_some(());
-    eventually("the credential is deleted", gone).await;
+    let gone = || is_empty(bursar.path()).then_some(());
+    eventually("the credential is cleared", gone).await;
 }
 
 #[tokio::test]
@@ -456,7 +451,7 @@ async fn free_traffic_with_keys_of_any_kind_is_untouched() {
         }
     }
     assert_eq!(bursar.journal().len(), before);
-    assert!(credentials(bursar.path()).is_empty());
+    assert!(is_empty(bursar.path()));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::approvals::assert_problem;
 use crate::support::agent::Agent;
 use crate::support::bursar::{bursar, eventually, setup};
+use crate::support::credentials;
 use crate::support::origin::{Origin, Seen, Speaks, answer, certificate};
 use crate::support::seller::{self, TX, receipt};
 
@@ -238,10 +239,67 @@ async fn a_repeat_after_kill_and_restart_presents_the_same_bytes() {
     assert!(all_equal(&origin.payments()) && origin.payments().len() == 2);
     assert_eq!(bursar.states(), ["settled"]);
     assert_eq!(bursar.stop(), 0);
-    let left = std::fs::read_dir(bursar.path().join("private/credentials"))
-        .unwrap()
-        .count();
-    assert_eq!(left, 0, "delivered, so nothing is kept");
+    assert!(credentials::is_empty(bursar.path()), "delivered, so nothing is kept");
+}
+
+/// A repeat before the kill counts after it, and what is torn is neither presented nor bought again.
+#[tokio::test]
+async fn presentations_are_counted_across_a_kill_and_a_torn_slot_is_a_lost_credential() {
+    let (origin, _) = unreliable(100, || answer(500, &[], "oops")).await;
+    let mut bursar = setup().trust(&origin.ca_pem).start();
+    for path in ["/counted", "/torn"] {
+        assert_eq!(Agent::of(&bursar).get(origin.address, path).await.status, 500);
+    }
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/counted").await.status, 500);
+    let home = bursar.kill();
+    let stored = credentials::stored(home.path());
+    let counts: Vec<u8> = stored.iter().map(|stored| stored.presented).collect();
+    assert_eq!(
+        (counts, stored.iter().any(|stored| stored.delivered)),
+        (vec![1, 0], false)
+    );
+    stored[1].tear(home.path());
+    let bursar = home.serve();
+    let agent = Agent::of(&bursar);
+    let torn = agent.get(origin.address, "/torn").await;
+    assert_eq!(
+        (torn.status.as_u16(), torn.problem().as_str()),
+        (409, "payment-in-doubt")
+    );
+    assert_eq!(torn.json()["payment"], stored[1].id.as_str());
+    for status in [500, 500, 409] {
+        assert_eq!(agent.get(origin.address, "/counted").await.status, status);
+    }
+    assert_eq!(
+        (bursar.states(), origin.payments().len()),
+        (vec!["unknown".to_owned(); 2], 5)
+    );
+}
+
+/// Before there were slots, each payment had a file.
+#[tokio::test]
+async fn the_file_of_an_older_bursar_is_presented_as_often_as_it_still_may() {
+    let (origin, _) = unreliable(100, || answer(500, &[], "oops")).await;
+    let mut bursar = setup().trust(&origin.ca_pem).start();
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/").await.status, 500);
+    let home = bursar.kill();
+    let folder = home.path().join("private/credentials");
+    let stored = credentials::stored(home.path()).remove(0);
+    let mut body = stored.body.clone();
+    body["presented"] = 1.into();
+    let old = folder.join(format!("{}.json", stored.id));
+    std::fs::write(&old, body.to_string()).unwrap();
+    std::fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::remove_file(folder.join("slots")).unwrap();
+    std::fs::write(home.path().join("format"), "4\n").unwrap();
+    let mut bursar = home.serve();
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/").await.status, 500);
+    assert!(!old.exists());
+    let bursar = bursar.kill().serve();
+    for status in [500, 409] {
+        assert_eq!(Agent::of(&bursar).get(origin.address, "/").await.status, status);
+    }
+    assert!(all_equal(&origin.payments()) && origin.payments().len() == 3);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, LIMITS, setup};
+use crate::support::credentials;
 use crate::support::mpp::{self, Challenge, decoded, evm, sold};
 use crate::support::origin::{Answer, Origin, Seen, answer};
 use crate::support::seller::{PAYEE, TX, challenge, encoded, requirement};
@@ -478,10 +479,7 @@ async fn a_repeat_presents_the_same_credential_in_the_same_field() {
                 .all(|request| request.headers[field] == sent[0].headers[field])
         );
         assert_eq!(bursar.stop(), 0);
-        let left = std::fs::read_dir(bursar.path().join("private/credentials"))
-            .unwrap()
-            .count();
-        assert_eq!(left, 0, "delivered, so nothing is kept");
+        assert!(credentials::is_empty(bursar.path()), "delivered, so nothing is kept");
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod bkey;
 pub(crate) mod bursar;
 pub(crate) mod buyer;
 pub(crate) mod corporate;
+pub(crate) mod credentials;
 pub(crate) mod faults;
 pub(crate) mod frames;
 pub(crate) mod lab;

@@ -44,10 +44,9 @@ impl Outstanding {
             Stage::Waiting(over) | Stage::Abandoned(over) => Paid::Join(over.clone()),
             Stage::Open if payment.stored.delivered && asked == Asked::Nothing => Paid::Rest,
             Stage::Open if payment.can_be_presented(now) => {
-                let (stored, ticket) = payment.begin(self, target, now);
+                let begun = payment.begin(self, target, now);
                 drop(by_target);
-                self.present(&stored, ticket)
-                    .map_or(Paid::OutcomeUnknown(rid), Paid::Present)
+                begun.map_or(Paid::OutcomeUnknown(rid), |begun| Paid::Present(self.marked(begun)))
             }
             Stage::Open if payment.stored.delivered => Paid::Rest,
             Stage::Open if payment.paid => Paid::PaidNotDelivered(rid),

@@ -46,7 +46,7 @@ impl Outstanding {
     /// The payment is recorded as dead: the next request buys.
     pub fn proven_dead(&self, withdrawn: Withdrawn) {
         if let Some(found) = withdrawn.0 {
-            self.forgotten(found.1.rid);
+            self.forgotten(found.1.place);
         }
     }
 
