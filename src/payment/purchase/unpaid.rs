@@ -21,7 +21,7 @@ impl Purchase {
                 let group = decided.group.as_deref();
                 let decider = &self.context.decider;
                 decider.record_refusal(self.subject(), group, &refusal, Some(decided.usd));
-                Problem::refused(&refusal)
+                Problem::refused(&refusal, self.lane.agent(), &self.lane.origin().authority.host)
             }
             // Held for a question about other terms, and not paid.
             ReserveError::KeyTaken(rid) if self.is_asked_about(rid) => other_terms_are_asked(rid),

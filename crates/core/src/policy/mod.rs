@@ -11,6 +11,7 @@ mod merchant;
 mod not_taken;
 mod rates;
 mod refusal;
+mod remaining;
 mod threshold;
 mod window;
 
@@ -33,6 +34,7 @@ pub use merchant::{HostError, HostPattern, MerchantNames, named_host};
 pub use not_taken::{NotTaken, Unchosen};
 pub use rates::{NoPrice, Rate, Rates};
 pub use refusal::{Refusal, RefusalCode};
+pub use remaining::Remaining;
 pub use threshold::{Threshold, named, owners};
 pub use window::{Rolling, Window};
 
