@@ -14,8 +14,11 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::{Map, Value};
 
+use bursar_core::agent_name::AgentName;
+use bursar_core::host::Host;
+use bursar_core::money::MicroUsd;
 use bursar_core::plain::plain_json;
-use bursar_core::policy::Refusal;
+use bursar_core::policy::{Refusal, Remaining};
 use bursar_ledger::PaymentId;
 use bursar_net::body::AnswerBody;
 use bursar_net::dial::DialError;
@@ -29,6 +32,9 @@ const ROOM_AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(crate) const BURSAR_PAYMENT: HeaderName = HeaderName::from_static("bursar-payment");
+const BURSAR_PRICE: HeaderName = HeaderName::from_static("bursar-price");
+const BURSAR_REMAINING: HeaderName = HeaderName::from_static("bursar-remaining");
+const BURSAR_NOTE: HeaderName = HeaderName::from_static("bursar-note");
 
 /// A problem document under construction. Boxed, because it is the rare side of the `Result`s that carry it.
 pub(crate) struct Problem(Box<Document>);
@@ -59,10 +65,13 @@ impl Problem {
         }))
     }
 
-    /// A refusal by the limits: which rule, how much is used and reserved, when it resets (R230).
-    pub(crate) fn refused(refusal: &Refusal) -> Self {
+    /// A refusal by the limits: who wanted to pay whom, which rule, how much is used and reserved, when it resets and when to
+    /// try again (R230).
+    pub(crate) fn refused(refusal: &Refusal, agent: &AgentName, merchant: &Host) -> Self {
         let mut problem = Self::of(code::refusal(refusal.code), refusal.detail.clone());
         let members = &mut problem.0.members;
+        members.insert("agent".into(), agent.as_str().into());
+        members.insert("merchant".into(), merchant.as_str().into());
         members.insert("rule".into(), refusal.rule.clone().into());
         let amounts = [
             ("limit", &refusal.limit),
@@ -77,6 +86,9 @@ impl Problem {
         }
         if let Some(at) = refusal.resets_at {
             members.insert("resets_at".into(), at.to_string().into());
+        }
+        if let Some(at) = refusal.retry_at {
+            members.insert("retry_at".into(), at.to_string().into());
         }
         members.insert("retryable".into(), false.into());
         problem
@@ -207,10 +219,25 @@ pub(crate) fn mark_paid(headers: &mut HeaderMap, rid: PaymentId) {
     }
 }
 
-/// Adds the reason why a 402 that is passed on was not paid. Other proxies' members stay (RFC 9209 §2).
+/// Says on a paid answer what the payment counts as, and which limit the agent reaches first after it (R99).
+pub(crate) fn mark_price(headers: &mut HeaderMap, usd: Option<MicroUsd>, remaining: Option<&Remaining>) {
+    let price = usd.and_then(|usd| HeaderValue::try_from(format!("{usd} USD")).ok());
+    let remaining = remaining.and_then(|remaining| HeaderValue::try_from(remaining.to_string()).ok());
+    for (name, value) in [(BURSAR_PRICE, price), (BURSAR_REMAINING, remaining)] {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Adds the reason why a 402 that is passed on was not paid, for programs and as one sentence: many agents' tools hide
+/// `Proxy-Status`. Other proxies' members stay (RFC 9209 §2).
 pub(crate) fn mark_unpaid(headers: &mut HeaderMap, why: Unpaid) {
     if let Ok(value) = HeaderValue::try_from(format!("bursar; details=\"{}\"", why.code())) {
         headers.append(PROXY_STATUS, value);
+    }
+    if let Ok(value) = HeaderValue::try_from(why.note()) {
+        headers.insert(BURSAR_NOTE, value);
     }
 }
 
@@ -232,5 +259,19 @@ mod tests {
             response.headers()[PROXY_STATUS],
             "bursar; error=http_request_denied; details=\"proxy-authentication\""
         );
+    }
+
+    #[test]
+    fn a_402_that_is_passed_on_says_why_in_one_sentence() {
+        for why in Unpaid::all() {
+            let mut headers = HeaderMap::new();
+            headers.insert(PROXY_STATUS, HeaderValue::from_static("other; details=\"x\""));
+            mark_unpaid(&mut headers, why);
+            assert_eq!(headers.get_all(PROXY_STATUS).iter().count(), 2);
+            let note = headers[BURSAR_NOTE].to_str().unwrap();
+            assert!(note.contains(why.code()), "{note}");
+            let ends = note.match_indices(". ").count() + usize::from(!note.ends_with('.'));
+            assert_eq!((ends, note.len() <= 480), (0, true), "{note}");
+        }
     }
 }

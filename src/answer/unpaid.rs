@@ -50,6 +50,17 @@ impl Unpaid {
         self.row().2
     }
 
+    /// Code, meaning and what to do in one sentence, for people and models that see header fields and nothing else.
+    pub(crate) fn note(self) -> String {
+        let happened = match self {
+            Self::StillAfterPayment => "Paid, and not accepted",
+            _ => "Not paid",
+        };
+        let said = format!("{} {}", self.meaning(), self.what_to_do());
+        let said = said.trim_end_matches('.').replace(". ", "; ");
+        format!("{happened} ({}): {said}.", self.code())
+    }
+
     /// Code, meaning, what to do.
     const fn row(self) -> (&'static str, &'static str, &'static str) {
         match self {

@@ -304,7 +304,11 @@ impl Decider {
                 let cheapest = limits.cheapest(offers.payable(), self.ledger.now());
                 let group = limits.group_of(subject.agent.as_str());
                 self.record_refusal(subject, group, &refusal, cheapest);
-                Disposition::Refuse(Problem::refused(&refusal))
+                Disposition::Refuse(Problem::refused(
+                    &refusal,
+                    subject.agent,
+                    &subject.origin.authority.host,
+                ))
             }
             Decision::Pay(decided) => {
                 let group = decided.group.as_deref();

@@ -23,6 +23,7 @@ use bursar_core::decode::{self, Coding};
 use bursar_core::h1::Lines;
 use bursar_core::hop::Presented;
 use bursar_core::money::MicroUsd;
+use bursar_core::policy::Remaining;
 use bursar_ledger::{Ledger, LedgerError, Outcome, PaymentId, Reason, Source};
 use bursar_net::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
 use bursar_net::h1::Interims;
@@ -44,6 +45,8 @@ pub(super) struct Presentation {
     pub presented: Presented,
     /// The price, if known here.
     pub usd: Option<MicroUsd>,
+    /// The limit that the agent reaches first after this payment, if known here.
+    pub remaining: Option<Remaining>,
     /// Reports the end to requests that repeat this one.
     pub ticket: Ticket,
     /// Held until the seller has answered, for at most `settle_wait`.
@@ -125,6 +128,7 @@ impl Presentation {
         }
         response.body_mut().withhold(self.presented);
         answer::mark_paid(response.headers_mut(), self.rid);
+        answer::mark_price(response.headers_mut(), self.usd, self.remaining.as_ref());
         if response.status() == StatusCode::PAYMENT_REQUIRED {
             answer::mark_unpaid(response.headers_mut(), Unpaid::StillAfterPayment);
         }

@@ -27,6 +27,7 @@ use crate::answer::{Code, Problem, Unpaid};
 use bursar_core::challenge::{Rail, Term, Why};
 use bursar_core::clock;
 use bursar_core::hop::Presented;
+use bursar_core::policy::Remaining;
 use bursar_ledger::{Outcome, PaymentId, Reason, Reservation, Reserve, ReserveError, Source};
 use bursar_net::body::{AnswerBody, Relay, Replay};
 use bursar_net::upstream::Lane;
@@ -130,6 +131,7 @@ impl Purchase {
                 return self.deferred(*deferred).await;
             }
         };
+        let remaining = reservation.remaining().cloned();
         let signed = match self.sign(reservation, &permission, remote.as_ref()).await {
             Ok(signed) => signed,
             Err(not_paid) => return agent.answer(Err(self.not_paid(*not_paid).await)),
@@ -137,7 +139,7 @@ impl Purchase {
         if let Some(problem) = self.too_late(&signed, &remote, &agent).await {
             return agent.answer(Err(problem));
         }
-        self.present(signed, permission, agent).await;
+        self.present(signed, remaining, permission, agent).await;
     }
 
     /// The permission to sign, or `None` once the agent has its answer or has hung up.
@@ -305,7 +307,7 @@ impl Purchase {
     }
 
     /// Sends the first request again, with the credential as the only difference (R27).
-    async fn present(self, signed: SignedPayment, permission: Permission, agent: Agent) {
+    async fn present(self, signed: SignedPayment, remaining: Option<Remaining>, permission: Permission, agent: Agent) {
         let SignedPayment {
             id: rid,
             valid_before,
@@ -338,6 +340,7 @@ impl Purchase {
             rail,
             presented,
             usd: Some(self.plan.decided.usd),
+            remaining,
             ticket,
             permission,
         };

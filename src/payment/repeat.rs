@@ -199,6 +199,7 @@ impl<'a> RepeatGuard<'a> {
             rail,
             presented,
             usd: None,
+            remaining: None,
             ticket: presentable.ticket,
             permission: Permission::Granted,
         };

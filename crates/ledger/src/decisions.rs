@@ -25,8 +25,8 @@ use super::timekeeping::Timekeeper;
 use bursar_core::challenge::Clause;
 use bursar_core::clock::random;
 use bursar_core::payment_id::PaymentId;
-use bursar_core::policy::PauseScope;
 use bursar_core::policy::budget::{Charge, Window};
+use bursar_core::policy::{PauseScope, Remaining};
 
 /// One counter of a scope, in the budget's unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,8 @@ pub(crate) trait Decisions {
         let totals = self.book().admits(&reserve, now)?;
         self.alarm_if_nearly_spent(&reserve.hold.charges, &totals);
         let Reserve { hold, arm } = reserve;
-        let reservation = Reservation::new(hold.rid, hold.terms.clone(), arm.clone());
+        let remaining = Remaining::least(&hold.charges, &totals);
+        let reservation = Reservation::new(hold.rid, hold.terms.clone(), arm.clone(), remaining);
         self.record_hold(hold, Some(&arm), now)?;
         Ok(reservation)
     }
@@ -109,7 +110,8 @@ pub(crate) trait Decisions {
             windows: moved,
         });
         self.record(now, body).map_err(ReserveError::Failed)?;
-        Ok(Reservation::new(rid, terms, arming.arm))
+        let remaining = Remaining::least(&arming.charges, &totals);
+        Ok(Reservation::new(rid, terms, arming.arm, remaining))
     }
 
     fn issued(&mut self, rid: PaymentId, issued: &model::Issued, now: Moment) -> Result<(), LedgerError> {

@@ -21,6 +21,7 @@ use bursar_core::assets::Asset;
 use bursar_core::challenge::{Clause, Rail};
 use bursar_core::money::{Atoms, MicroUsd};
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::Remaining;
 use bursar_core::policy::budget::Charge;
 pub use signer::{ArmedNonce, Issued, Signer};
 
@@ -184,11 +185,22 @@ pub struct Reservation {
     rid: PaymentId,
     terms: Terms,
     arm: Arm,
+    remaining: Option<Remaining>,
 }
 
 impl Reservation {
-    pub(super) fn new(rid: PaymentId, terms: Terms, arm: Arm) -> Self {
-        Self { rid, terms, arm }
+    pub(super) fn new(rid: PaymentId, terms: Terms, arm: Arm, remaining: Option<Remaining>) -> Self {
+        Self {
+            rid,
+            terms,
+            arm,
+            remaining,
+        }
+    }
+
+    /// The limit that the agent reaches first after this payment, as it stood when the payment was reserved.
+    pub fn remaining(&self) -> Option<&Remaining> {
+        self.remaining.as_ref()
     }
 
     pub fn rid(&self) -> PaymentId {

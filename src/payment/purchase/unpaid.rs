@@ -22,7 +22,7 @@ impl Purchase {
                 let group = decided.group.as_deref();
                 let decider = &self.context.decider;
                 decider.record_refusal(self.subject(), group, &refusal, Some(decided.usd));
-                Problem::refused(&refusal)
+                Problem::refused(&refusal, self.lane.agent(), &self.lane.origin().authority.host)
             }
             ReserveError::Paused(pause) => {
                 let PurchasePlan { decided, .. } = &self.plan;

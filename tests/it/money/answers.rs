@@ -53,9 +53,18 @@ async fn a_refusal_is_this_document_and_no_other() {
     let limits = "timezone = \"Europe/Berlin\"\n[account]\ntotal = \"9.00\"\n[agents.research]\nday = \"0.015\"\n";
     let bursar = setup().limits(limits).trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
-    assert_eq!(agent.get(origin.address, "/").await.status, 200);
+    let paid = agent.get(origin.address, "/").await;
+    assert_eq!(
+        (paid.status, paid.header("bursar-price")),
+        (http::StatusCode::OK, Some("0.01 USD"))
+    );
+    let remaining = paid.header("bursar-remaining").unwrap().to_owned();
     let page = agent.get(origin.address, "/").await;
     let ends = page.json()["resets_at"].as_str().unwrap().to_owned();
+    assert_eq!(
+        remaining,
+        format!("0.005 USD; rule=\"agents.research.day\"; resets_at=\"{ends}\"")
+    );
     assert_eq!(
         page.json(),
         json!({
@@ -73,6 +82,9 @@ async fn a_refusal_is_this_document_and_no_other() {
             "reserved": "0.00",
             "asked": "0.01",
             "resets_at": ends,
+            "retry_at": ends,
+            "agent": "research",
+            "merchant": origin.address.ip().to_string(),
             "retryable": false,
         })
     );
@@ -112,6 +124,15 @@ async fn an_agent_that_pays_by_itself_is_refused_or_left_alone() {
     let page = Agent::of(&lenient).request(origin.address, request).await;
     assert_eq!(page.status, 402, "passed on, and not paid a second time");
     assert_eq!(page.header("proxy-status"), Some("bursar; details=\"agent-pays\""));
+    let note = page.header("bursar-note").unwrap();
+    assert!(
+        note.starts_with("Not paid (agent-pays): ") && note.ends_with('.'),
+        "{note}"
+    );
+    assert_eq!(
+        (page.header("bursar-price"), page.header("bursar-remaining")),
+        (None, None)
+    );
     assert_eq!(origin.payments(), ["Payment e30="], "the agent's own");
     assert_eq!(lenient.payments().len(), 0);
 }

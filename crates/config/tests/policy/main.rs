@@ -364,6 +364,7 @@ fn a_refusal_of_the_ledger_has_all_its_fields() {
             reserved: Some("0.20".into()),
             asked: Some("0.60".into()),
             resets_at: Some("2026-11-21T00:00:00Z".parse().unwrap()),
+            retry_at: Some("2026-11-21T00:00:00Z".parse().unwrap()),
             detail: "This payment of 0.60 USD would exceed agents.research.day, which is 5.00 USD per day: 4.50 USD used, \
                      0.20 USD reserved. The current day ends at 2026-11-21T00:00:00Z, and the count then restarts. Finance \
                      can raise agents.research.day in limits.toml."

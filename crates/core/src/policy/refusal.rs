@@ -30,6 +30,9 @@ pub struct Refusal {
     pub asked: Option<String>,
     /// When the window ends and its counter restarts at zero.
     pub resets_at: Option<Timestamp>,
+    /// When the same payment may fit again, if the agent pays for nothing else until then. `None`: waiting does not help, or
+    /// no moment is known.
+    pub retry_at: Option<Timestamp>,
     /// A sentence for the agent's logs and the people who read them.
     pub detail: String,
 }
@@ -168,6 +171,9 @@ impl Refusal {
             asked: Some(figure(charge.amount)),
             // A rolling window has no single time at which it restarts.
             resets_at: charge.ends.filter(|_| charge.window.is_calendar()),
+            retry_at: charge
+                .ends
+                .filter(|_| charge.window.is_calendar() && charge.amount <= charge.cap),
             ..Self::new(RefusalCode::OverLimit, rule.to_string(), detail)
         }
     }
@@ -326,6 +332,7 @@ impl Refusal {
             reserved: None,
             asked: None,
             resets_at: None,
+            retry_at: None,
             detail,
         }
     }
