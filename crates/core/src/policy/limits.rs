@@ -11,14 +11,9 @@ use http::Method;
 use super::approval::Asking;
 use super::budget::{Budget, Periods};
 use super::calendar::Calendar;
-<<<<<<< HEAD
 use super::merchant::{self, MerchantNames};
 use super::patterns::MerchantLists;
 use super::pause::PauseScope;
-=======
-use super::merchant::{self, HostPattern, MerchantNames};
-use super::patterns::{HostPatterns, MerchantLists};
->>>>>>> limits/main
 use super::rates::Rates;
 use crate::account::Account;
 use crate::assets::{Asset, Network};
