@@ -74,7 +74,8 @@ impl Check {
     pub(super) async fn run(self, home: Result<Home, Failure>) -> Result<Exit, Failure> {
         let (path, text) = chosen(self.file.clone(), &home)?;
         let file = path.display().to_string();
-        let agents = home.as_ref().ok().and_then(|home| agents_of(&Registry::new(home)));
+        let at_hand = home.as_ref().ok().filter(|home| home.require_initialised().is_ok());
+        let agents = at_hand.and_then(|home| agents_of(&Registry::new(home)));
         let read = text.and_then(|text| {
             let limits = limits::parse(&file, &text)?;
             let around = Surroundings {

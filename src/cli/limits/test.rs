@@ -21,7 +21,8 @@ use case::Case;
 #[derive(Args)]
 pub(in crate::cli) struct Test {
     /// The folder with the cases, each a file NAME.toml
-    dir: PathBuf,
+    #[arg(value_name = "DIR")]
+    cases: PathBuf,
     /// The file to test [default: the one that bursar.toml names]
     #[arg(long, value_name = "FILE")]
     with: Option<PathBuf>,
@@ -78,7 +79,7 @@ impl Test {
         };
         let mut reached = BTreeSet::new();
         let mut cases = Vec::new();
-        for path in cases_in(&self.dir)? {
+        for path in cases_in(&self.cases)? {
             let case = Case::load(&path).map_err(|error| Failure::usage(error.to_string()))?;
             cases.push(ran(&path, &case, &limits, &mut reached));
         }
@@ -112,7 +113,10 @@ impl Test {
             }
         }
         if passed + failed == 0 {
-            note!("bursar: {} has no case: no file that ends in .toml", self.dir.display());
+            note!(
+                "bursar: {} has no case: no file that ends in .toml",
+                self.cases.display()
+            );
         }
         Ok(match failed {
             0 => Exit::Done,

@@ -70,7 +70,8 @@ fn check_shows_mistakes_and_warnings() {
         stderr(&output)
     );
     fails(&nowhere, &["limits", "check"], USAGE, &[]);
-    fails(home.path(), &["limits", "check", "--wait"], UNAVAILABLE, &[]);
+    let output = bursar(home.path(), &["limits", "check", "--wait"]);
+    assert_eq!(output.status.code(), Some(UNAVAILABLE), "{output:?}");
 }
 
 #[test]

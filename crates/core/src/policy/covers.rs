@@ -25,7 +25,7 @@ fn contains(outer: Window, inner: Window) -> bool {
         (_, Total) => false,
         (Rolling(outer), Rolling(inner)) if outer == inner => true,
         // The buckets of the shorter one may begin a sixtieth of its length earlier.
-        (Rolling(outer), Rolling(inner)) => outer.seconds() / 61 >= inner.seconds() / 60 + 1,
+        (Rolling(outer), Rolling(inner)) => outer.seconds() / 61 > inner.seconds() / 60,
         (Rolling(outer), _) => longest_s(inner).is_some_and(|longest| outer.seconds() >= longest),
         (_, Rolling(_)) => false,
         (Hour, Hour) | (Day, Hour | Day) | (Week, Hour | Day | Week) | (Month, Hour | Day | Month) => true,
