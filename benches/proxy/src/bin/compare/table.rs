@@ -14,12 +14,10 @@ const BASES: [Row; 3] = [Row::Direct, Row::Parse, Row::Hudsucker];
 pub(crate) fn of(figures: &Figures, rows: &[Row], tests: &[Test], rounds: usize) -> String {
     let mut text = String::new();
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let congestion = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
     let _ = writeln!(
         text,
-        "{cpus} CPUs, TCP with {}, medians of {rounds} rounds; x: the median of the ratios within a round; CPU: seconds of the proxy for \
-         10000 requests",
-        congestion.trim()
+        "{cpus} CPUs, medians of {rounds} rounds; x: the median of the ratios within a round; CPU: seconds of the proxy for \
+         10000 requests"
     );
     for test in tests {
         block(&mut text, figures, rows, *test);
