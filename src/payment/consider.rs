@@ -244,7 +244,7 @@ impl Decider {
     ) -> Problem {
         let refusal = self.paused(pause);
         self.record_refusal(subject, group, &refusal, asked);
-        Problem::refused(&refusal)
+        Problem::refused(&refusal, subject.agent, &subject.origin.authority.host)
     }
 
     /// The words for a pause, as far as finance lets agents see them.

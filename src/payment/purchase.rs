@@ -368,7 +368,8 @@ impl Purchase {
         tracing::info!(payment = %rid, agent = %self.lane.agent(), scope = %pause.scope, "paused before it was signed");
         let (by, why) = (Source::Us, Reason::Paused);
         self.finish(rid, Outcome::Expired { by, why }).await;
-        Some(Problem::refused(&self.context.decider.paused(&pause)).payment(rid))
+        let (refusal, subject) = (self.context.decider.paused(&pause), self.subject());
+        Some(Problem::refused(&refusal, subject.agent, &subject.origin.authority.host).payment(rid))
     }
 
     async fn finish(&self, rid: PaymentId, outcome: Outcome) {
