@@ -149,7 +149,7 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
     }
     if let Some(Only::Soak) = asked.only {
         process::end_all_after(SOAK);
-        return soak::measure(&asked.bursar, asked.payments);
+        return soak::measure(&asked.bursar, &asked.dir, asked.payments);
     }
     let began = Instant::now();
     process::end_all_after(DEADLINE);

@@ -17,8 +17,8 @@ const GROWTH: f64 = 1.05;
 /// Bytes in the memory of the ledger for each payment of the last day: its nonce, and its id until the chain confirms it.
 const KEPT: f64 = 128.0;
 
-pub(crate) fn measure(program: &Path, payments: u64) -> Result<(), Fault> {
-    let mut stage = Stage::set(program, Reference::LeftOut)?;
+pub(crate) fn measure(program: &Path, dir: &Path, payments: u64) -> Result<(), Fault> {
+    let mut stage = Stage::set(program, dir, Reference::LeftOut)?;
     let (began, mut samples) = (Instant::now(), Vec::new());
     let part = payments.div_ceil(SAMPLES).max(1);
     println!(
