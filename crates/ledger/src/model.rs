@@ -185,7 +185,8 @@ pub struct Reservation {
     rid: PaymentId,
     terms: Terms,
     arm: Arm,
-    remaining: Option<Remaining>,
+    /// Boxed, because a reservation is moved around in results.
+    remaining: Option<Box<Remaining>>,
 }
 
 impl Reservation {
@@ -194,13 +195,13 @@ impl Reservation {
             rid,
             terms,
             arm,
-            remaining,
+            remaining: remaining.map(Box::new),
         }
     }
 
     /// The limit that the agent reaches first after this payment, as it stood when the payment was reserved.
     pub fn remaining(&self) -> Option<&Remaining> {
-        self.remaining.as_ref()
+        self.remaining.as_deref()
     }
 
     pub fn rid(&self) -> PaymentId {

@@ -127,7 +127,7 @@ mod tests {
         for (settled, open, fit) in [(1, 0, true), (0, 1, false)] {
             let standing = Standing::of(vec![usage(&name, "0xa1", settled, open)]);
             assert_eq!(fits(&payee, standing.counted(&payee).unwrap()), fit);
-            assert_eq!(standing.0.fit(&[payee.clone()], &[]).is_ok(), fit);
+            assert_eq!(standing.0.fit(std::slice::from_ref(&payee), &[]).is_ok(), fit);
         }
     }
 }

@@ -121,7 +121,10 @@ pub struct SignedPayment {
 #[derive(Debug)]
 pub enum NotPaid {
     /// Nothing was ordered or signed, so no credential can exist.
-    Untouched { reservation: Reservation, error: PayError },
+    Untouched {
+        reservation: Box<Reservation>,
+        error: PayError,
+    },
     /// Something was ordered or signed. The payment has to be finished by its id.
     UsedUp {
         id: PaymentId,
@@ -281,9 +284,10 @@ impl Payers {
                 field,
                 credential,
             }),
-            Err(error) if made != Made::Elsewhere && error.is_before_signing() => {
-                Err(Box::new(NotPaid::Untouched { reservation, error }))
-            }
+            Err(error) if made != Made::Elsewhere && error.is_before_signing() => Err(Box::new(NotPaid::Untouched {
+                reservation: Box::new(reservation),
+                error,
+            })),
             Err(error) => Err(Box::new(NotPaid::UsedUp {
                 id,
                 valid_before,
