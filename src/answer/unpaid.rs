@@ -56,9 +56,10 @@ impl Unpaid {
             Self::StillAfterPayment => "Paid, and not accepted",
             _ => "Not paid",
         };
-        let said = format!("{} {}", self.meaning(), self.what_to_do());
-        let said = said.trim_end_matches('.').replace(". ", "; ");
-        format!("{happened} ({}): {said}.", self.code())
+        let texts = [self.meaning(), self.what_to_do()];
+        let sentences = texts.iter().flat_map(|text| text.trim_end_matches('.').split(". "));
+        let clauses: Vec<String> = sentences.map(clause).collect();
+        format!("{happened} ({}): {}.", self.code(), clauses.join("; "))
     }
 
     /// Code, meaning, what to do.
@@ -99,5 +100,16 @@ impl Unpaid {
                 "Look at `bursar payments show ID`, and ask the merchant.",
             ),
         }
+    }
+}
+
+/// A sentence as a part of another one. What begins with two capitals is a name.
+fn clause(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    match letters.next() {
+        Some(first) if !letters.as_str().starts_with(|next: char| next.is_ascii_uppercase()) => {
+            first.to_ascii_lowercase().to_string() + letters.as_str()
+        }
+        _ => sentence.to_owned(),
     }
 }

@@ -84,7 +84,7 @@ async fn a_refusal_is_this_document_and_no_other() {
             "resets_at": ends,
             "retry_at": ends,
             "agent": "research",
-            "merchant": origin.address.ip().to_string(),
+            "merchant": "localhost",
             "retryable": false,
         })
     );

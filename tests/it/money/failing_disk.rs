@@ -159,7 +159,6 @@ async fn payments_go_on_when_the_disk_takes_nothing_but_the_journal() {
     for (call, folder) in [
         ("write", "/private/"),
         ("open", "/private/"),
-        ("unlink", "/private/"),
         ("write", "/index/"),
         ("sync", "/index/"),
         ("sync_file_range", "/index/"),

@@ -105,7 +105,7 @@ impl Reply {
         answer
     }
 
-    /// Status, headers and body are unchanged; only `Proxy-Status` is added.
+    /// Status, headers and body are unchanged; only `Proxy-Status` and `Bursar-Note` are added.
     fn is_passed_on(&self, name: &str, page: &Page, why: &str) {
         assert_eq!(page.status, 402, "{name}: {page:?}");
         assert_eq!(page.body, self.body, "{name}");
@@ -113,6 +113,11 @@ impl Reply {
         assert_eq!(status, format!("bursar; details=\"{why}\""), "{name}");
         let mut headers = page.headers.clone();
         headers.remove("proxy-status");
+        let note = headers.remove("bursar-note").expect(name);
+        assert!(
+            note.to_str().unwrap().starts_with(&format!("Not paid ({why}): ")),
+            "{name}"
+        );
         let mut expected = self.headers.clone();
         expected.insert("content-length", HeaderValue::from(self.body.len()));
         assert_eq!(headers, expected, "{name}");
