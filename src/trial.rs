@@ -1,4 +1,4 @@
-//! What would be decided about a purchase that nobody makes: read from words, judged, and told in words. Holds nothing.
+//! What would be decided about a purchase that nobody makes: read from words, judged, and put into words. Holds nothing (R235).
 
 use http::Method;
 use jiff::Timestamp;
@@ -9,9 +9,10 @@ use bursar_core::account::Account;
 use bursar_core::assets::{Asset, Network, currency, tokens};
 use bursar_core::challenge::Rail;
 use bursar_core::policy::{
-    Approvals, AssetName, Bid, Charge, Counted, Imagined, Judged, Limits, Looked, Outcome, Plan, Purchase, Verdict,
-    judge, named_host,
+    Approvals, AssetName, Bid, Charge, Counted, Imagined, Judged, Limits, Looked, Outcome, Plan, Purchase, Refusal,
+    Verdict, judge, named_host,
 };
+use bursar_ledger::Pause;
 
 /// An offer in the words of limits.toml.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -199,6 +200,21 @@ impl Report {
             rules: looked.map(Rule::of).collect(),
             as_of,
         }
+    }
+}
+
+impl Report {
+    /// A person has stopped such payments for now, whatever the limits say.
+    pub(crate) fn stopped_by(mut self, pause: Option<&Pause>) -> Self {
+        if let Some(pause) = pause {
+            let reason = Some((pause.who.as_str(), pause.why.as_str()));
+            let refusal = Refusal::on_pause(&pause.scope, pause.since.timestamp(), reason);
+            "refuse".clone_into(&mut self.verdict);
+            self.code = Some(refusal.code.code().to_owned());
+            self.rule = Some(refusal.rule);
+            self.detail = Some(refusal.detail);
+        }
+        self
     }
 }
 

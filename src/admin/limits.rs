@@ -93,7 +93,7 @@ async fn tried(admin: &Admin, asked: Try) -> Result<Report, String> {
             Arc::new(parsed.map_err(|error| error.to_string())?)
         }
     };
-    let now = admin.ledger.now();
+    let (now, is_now) = (admin.ledger.now(), asked.at.is_none());
     let setting = Setting {
         agent: asked.agent,
         host: asked.host,
@@ -106,7 +106,8 @@ async fn tried(admin: &Admin, asked: Try) -> Result<Report, String> {
     let standing = Standing::ask(&*admin.ledger, &charges).await;
     let standing = standing.map_err(|error| error.to_string())?;
     let (judged, bids) = trial::run(&limits, approvals, &setting, &offers, |charge| standing.counted(charge))?;
-    Ok(Report::of(&judged, &bids, Some(now)))
+    let pause = standing.pause_on(&setting.agent, limits.group_of(&setting.agent), &setting.host);
+    Ok(Report::of(&judged, &bids, Some(now)).stopped_by(pause.filter(|_| is_now)))
 }
 
 /// Asks the running server.

@@ -219,7 +219,7 @@ pub(crate) fn mark_paid(headers: &mut HeaderMap, rid: PaymentId) {
     }
 }
 
-/// Says on a paid answer what the payment counts as, and which limit the agent reaches first after it (R99).
+/// Says on a paid answer what the payment counts as, and which limit the agent reaches first after it (R236).
 pub(crate) fn mark_price(headers: &mut HeaderMap, usd: Option<MicroUsd>, remaining: Option<&Remaining>) {
     let price = usd.and_then(|usd| HeaderValue::try_from(format!("{usd} USD")).ok());
     let remaining = remaining.and_then(|remaining| HeaderValue::try_from(remaining.to_string()).ok());

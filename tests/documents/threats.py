@@ -15,7 +15,7 @@ from pathlib import Path
 HEADER = ["row", "attack", "defence", "test"]
 NONE = "none yet"
 # A row is added here with the document; a row without a test only ever leaves.
-ROWS = 75
+ROWS = 79
 MAY_BE_WITHOUT = {"1.4", "4.9"}
 SKIPPED = {"target", "node_modules", ".git", "__pycache__"}
 SCRIPTS = (".mjs", ".js", ".py", ".sh")

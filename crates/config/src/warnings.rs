@@ -1,5 +1,5 @@
 //! What is probably not meant in a file without mistakes: rules that can never apply, agents that can never pay, lists that
-//! a lower level loosens in vain. A file with warnings takes force like any other.
+//! a lower level loosens in vain. A file with warnings takes force like any other (R234).
 
 mod levels;
 mod names;

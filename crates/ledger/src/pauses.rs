@@ -1,5 +1,5 @@
 //! The pauses in force. A book has those on record; the running ledger also those that are not on record yet, because
-//! pausing acts before it is recorded.
+//! pausing acts before it is recorded (R233).
 
 use std::collections::BTreeMap;
 

@@ -8,18 +8,29 @@ use super::compared::Compared;
 use super::counters::{Counter, Counters};
 use super::decisions::Usage;
 use super::entry::Entry;
+use super::pauses::Pause;
 use super::read::{ReadError, read_entries};
 use super::{Ledger, LedgerError};
 use bursar_core::policy::{Charge, Counted};
 
-/// The counters of some scopes, as one moment saw them.
+/// The counters of some scopes, and the pauses in force, as one moment saw them.
 #[derive(Debug, Default)]
-pub struct Standing(Counters);
+pub struct Standing {
+    counters: Counters,
+    pauses: Vec<Pause>,
+}
 
 impl Standing {
     /// What a ledger counts at this moment for the charges' scopes, in one step of its writer.
     pub async fn ask(ledger: &dyn Ledger, charges: &[Charge]) -> Result<Self, LedgerError> {
-        Ok(Self::of(ledger.usage(&scopes(charges)).await?))
+        let standing = Self::of(ledger.usage(&scopes(charges)).await?);
+        let pauses = ledger.pauses().into_iter().map(|(pause, _)| pause).collect();
+        Ok(Self { pauses, ..standing })
+    }
+
+    /// The pause that stops this agent's payments to this host.
+    pub fn pause_on(&self, agent: &str, group: Option<&str>, host: &str) -> Option<&Pause> {
+        self.pauses.iter().find(|pause| pause.scope.covers(agent, group, host))
     }
 
     fn of(usage: Vec<Usage>) -> Self {
@@ -34,19 +45,22 @@ impl Standing {
         {
             counters.restore((scope, window, start), Counter { settled, open });
         }
-        Self(counters)
+        Self {
+            counters,
+            pauses: Vec::new(),
+        }
     }
 
     /// What the charge would be added to. `None`: its window is over, so that nothing can be added.
     pub fn counted(&self, charge: &Charge) -> Option<Counted> {
         let mut charges = [charge.clone()];
-        self.0.begin(&mut charges);
+        self.counters.begin(&mut charges);
         let [charge] = charges;
         let window = charge.window_name();
-        if self.0.is_closed(&charge.scope, &window, &charge.start) {
+        if self.counters.is_closed(&charge.scope, &window, &charge.start) {
             return None;
         }
-        let Counter { settled, open } = self.0.counted(&charge, &window)?;
+        let Counter { settled, open } = self.counters.counted(&charge, &window)?;
         Some(Counted { settled, open })
     }
 }
@@ -71,7 +85,8 @@ pub fn read_standing(dir: &Path, charges: &[Charge]) -> Result<Compared<Standing
                 counters.restore((scope.to_owned(), window.to_owned(), start.to_owned()), counter);
             }
         }
-        Standing(counters)
+        let pauses = book.pauses().all().cloned().collect();
+        Standing { counters, pauses }
     }))
 }
 
@@ -114,7 +129,7 @@ mod tests {
             assert_eq!(counted, Counted { settled: 60, open: 20 });
             assert_eq!(fits(&today, counted), fit);
             // As the ledger itself decides.
-            assert_eq!(standing.0.fit(&[today], &[]).is_ok(), fit);
+            assert_eq!(standing.counters.fit(&[today], &[]).is_ok(), fit);
         }
         let other = charge(Window::Month, "today", 10);
         assert_eq!(standing.counted(&other), Some(Counted::default()));
@@ -127,7 +142,7 @@ mod tests {
         for (settled, open, fit) in [(1, 0, true), (0, 1, false)] {
             let standing = Standing::of(vec![usage(&name, "0xa1", settled, open)]);
             assert_eq!(fits(&payee, standing.counted(&payee).unwrap()), fit);
-            assert_eq!(standing.0.fit(std::slice::from_ref(&payee), &[]).is_ok(), fit);
+            assert_eq!(standing.counters.fit(std::slice::from_ref(&payee), &[]).is_ok(), fit);
         }
     }
 }

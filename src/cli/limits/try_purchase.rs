@@ -133,14 +133,16 @@ fn offline(asked: admin::Try, home: &Home) -> Result<(Report, Exit), Failure> {
         Backend::Operator => Approvals::Terminal,
         Backend::Ciba(_) | Backend::Keyra(_) => Approvals::Service,
     };
-    let now = Timestamp::now();
+    let (now, is_now) = (Timestamp::now(), asked.at.is_none());
     let setting = setting(&asked, now);
     let offers = [asked.offer];
     let charges = trial::charges(&limits, approvals, &setting, &offers).map_err(Failure::usage)?;
     let (standing, exit): (Standing, Exit) = journal::read(read_standing(home.root(), &charges))?;
     let judged = trial::run(&limits, approvals, &setting, &offers, |charge| standing.counted(charge));
     let (judged, bids) = judged.map_err(Failure::usage)?;
-    Ok((Report::of(&judged, &bids, Some(now)), exit))
+    let pause = standing.pause_on(&setting.agent, limits.group_of(&setting.agent), &setting.host);
+    let report = Report::of(&judged, &bids, Some(now)).stopped_by(pause.filter(|_| is_now));
+    Ok((report, exit))
 }
 
 /// Only what the file says.

@@ -145,6 +145,14 @@ async fn try_says_what_the_ledger_says_with_and_without_a_server() {
     let before = bursar.journal().len();
     check();
     assert_eq!(bursar.journal().len(), before, "nothing is recorded");
+    assert!(bursar.run(&["pause", "--all", "--why", "a leak"]).status.success());
+    let (code, report) = asked("0.50", &[]);
+    assert_eq!(
+        (code, &report["code"]),
+        (NEGATIVE, &Value::from("paused")),
+        "{report:#}"
+    );
+    assert!(bursar.run(&["resume", "--all", "--why", "a new key"]).status.success());
     let text = stdout(&super::super::support::bursar::bursar(
         &dir,
         &[
