@@ -43,6 +43,13 @@ struct Hoarder {
     hostile: Arc<AtomicBool>,
 }
 
+/// A slow machine takes longer than a minute for a story, and the credential must still be valid at its end.
+fn asks_with_patience() -> Answer {
+    let mut requirement = seller::requirement(&PRICE.to_string());
+    requirement["maxTimeoutSeconds"] = 300.into();
+    seller::v2(&seller::challenge("/", &[requirement]))
+}
+
 async fn hoarder() -> Hoarder {
     let (holds, hostile) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(true)));
     let (held, is_hostile) = (holds.clone(), hostile.clone());
@@ -53,7 +60,7 @@ async fn hoarder() -> Hoarder {
                 return answer(200, &[], "welcome");
             }
             if !request.is_paid() {
-                return seller::asks(&PRICE.to_string());
+                return asks_with_patience();
             }
             let way = request.target.split('/').nth(1).unwrap();
             match way {
