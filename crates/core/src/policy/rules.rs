@@ -1,7 +1,7 @@
 //! Every rule that a purchase is compared with, in the order in which they decide.
 //!
 //! The decision stops at the first rule that refuses ([`FirstRefusal`]); `limits try` and `limits test` look at all of
-//! them ([`super::trace`]). Both walk through the same code, so they cannot disagree.
+//! them ([`super::trace()`]). Both walk through the same code, so they cannot disagree.
 
 use std::fmt;
 use std::ops::ControlFlow;

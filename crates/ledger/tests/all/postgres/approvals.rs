@@ -508,12 +508,12 @@ async fn tables_of_the_previous_version_are_upgraded() {
     // As version 1 created it.
     database
         .run(
-            "drop table bursar.approval, bursar.replay, bursar.denial; alter table bursar.node drop column reads; \
+            "drop table bursar.approval, bursar.replay, bursar.denial, bursar.pause; alter table bursar.node drop column reads; \
              update bursar.meta set schema_version = 1",
         )
         .await;
     let (one, other) = tokio::join!(open(&worlds[0], &database), open(&worlds[1], &database));
-    assert_eq!(database.ask("select schema_version from bursar.meta").await, "4");
+    assert_eq!(database.ask("select schema_version from bursar.meta").await, "5");
     assert_eq!(counted(&other).await, CENT);
     assert_eq!(one.get(paid.hold.rid).await.unwrap().unwrap().state, State::Settled);
     let (purchase, id) = asked(&worlds[0], &one, 1).await;
@@ -538,10 +538,10 @@ async fn tables_of_the_previous_version_are_upgraded() {
         tokio::task::yield_now().await;
     }
 
-    database.run("update bursar.meta set schema_version = 5").await;
+    database.run("update bursar.meta set schema_version = 6").await;
     let error = not_opened(&World::numbered(3), &database).await;
     assert!(
-        error.contains("of version 5") && error.contains("knows version 4"),
+        error.contains("of version 6") && error.contains("knows version 5"),
         "{error}"
     );
 }
