@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::alerts::Alerts;
+use crate::listen::Proxy;
 use crate::rules::Rules;
 use bursar_approvals::questions::Questions;
 use bursar_home::{Home, spare};
@@ -32,11 +33,13 @@ use bursar_reconcile::Reconciler;
 mod approvals;
 mod limits;
 mod pause;
+mod quote;
 mod reconcile;
 
 pub(crate) use approvals::{Approve, Deny, pending};
 pub(crate) use limits::{FileText, InForce, Try, hex, standing, try_purchase};
 pub(crate) use pause::{Known, Outcome, Paused, pause, pause_here, paused, resume, resume_here};
+pub(crate) use quote::quote;
 pub(crate) use reconcile::reconcile;
 
 /// Requests and replies are short.
@@ -126,6 +129,8 @@ pub(crate) fn bind(home: &Home) -> io::Result<UnixListener> {
 /// What commands ask the running server about.
 pub(crate) struct Admin {
     pub ledger: Arc<dyn Ledger>,
+    /// Asks sites for `bursar quote`.
+    pub proxy: Arc<Proxy>,
     pub home: Home,
     pub rules: Arc<Rules>,
     pub alerts: Alerts,
@@ -202,6 +207,7 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>, uid: u32) -> Res
         (&Method::POST, pause::PAUSE) => return pause::answer_pause(admin, request, uid).await,
         (&Method::POST, pause::RESUME) => return pause::answer_resume(admin, request, uid).await,
         (&Method::POST, pause::PAUSED) => return pause::answer_paused(admin),
+        (&Method::POST, quote::PATH) => return quote::answer(admin, request).await,
         _ => {}
     }
     if request.method() == Method::POST && request.uri().path().starts_with(limits::PREFIX) {

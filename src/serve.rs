@@ -144,13 +144,40 @@ pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> R
         tracing::warn!(%scope, since = %since.timestamp(), who, why, "payments are paused, until `bursar resume` lifts it");
     }
 
+    let proven = reconciler.networks().collect();
+    let proxy = Arc::new(Proxy {
+        clock: ground.clock.clone(),
+        logins,
+        server_tls,
+        upstreams: Upstreams::new(dialer, agents_tls, ground.config.timeouts),
+        intercept: ground.config.intercept.clone(),
+        timeouts: ground.config.timeouts,
+        room: room.listen(),
+        listeners: vec![address],
+        context: Arc::new(context(
+            &ground,
+            Parts {
+                ledger: ledger.clone(),
+                rules: rules.clone(),
+                payers,
+                balances,
+                questions: questions.clone(),
+                outstanding: outstanding.clone(),
+                keys,
+                proven,
+                nodes: reconciler.nodes.clone(),
+                via,
+            },
+        )),
+    });
     let admin = Arc::new(Admin {
         ledger: ledger.clone(),
+        proxy: proxy.clone(),
         home: home.clone(),
         rules: rules.clone(),
         alerts: ground.alerts.clone(),
         outstanding: outstanding.clone(),
-        questions: questions.clone(),
+        questions,
         reconciler: reconciler.clone(),
         reconciling: tokio::sync::Semaphore::new(admin::RECONCILING),
         tasks: ground.tasks.clone(),
@@ -169,32 +196,6 @@ pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> R
         watching.2,
         ground.stop.clone(),
     ));
-    let proven = reconciler.networks().collect();
-    let proxy = Arc::new(Proxy {
-        clock: ground.clock.clone(),
-        logins,
-        server_tls,
-        upstreams: Upstreams::new(dialer, agents_tls, ground.config.timeouts),
-        intercept: ground.config.intercept.clone(),
-        timeouts: ground.config.timeouts,
-        room: room.listen(),
-        listeners: vec![address],
-        context: Arc::new(context(
-            &ground,
-            Parts {
-                ledger: ledger.clone(),
-                rules: rules.clone(),
-                payers,
-                balances,
-                questions,
-                outstanding: outstanding.clone(),
-                keys,
-                proven,
-                nodes: reconciler.nodes.clone(),
-                via,
-            },
-        )),
-    });
     if !proxy.intercept.is_everything() {
         tracing::info!(hosts = %proxy.intercept, "TLS with these hosts passes through unread, and nothing is paid there");
     }

@@ -204,6 +204,29 @@ impl Report {
 }
 
 impl Report {
+    /// The site asks for no payment.
+    pub(crate) fn free() -> Self {
+        Self {
+            code: None,
+            detail: None,
+            ..Self::without_rules("free", "", String::new())
+        }
+    }
+
+    /// Decided before any rule of limits.toml was looked at.
+    pub(crate) fn without_rules(verdict: &str, code: &str, detail: String) -> Self {
+        Self {
+            verdict: verdict.to_owned(),
+            code: Some(code.to_owned()),
+            rule: None,
+            detail: Some(detail),
+            usd: None,
+            offer: None,
+            rules: Vec::new(),
+            as_of: None,
+        }
+    }
+
     /// A person has stopped such payments for now, whatever the limits say.
     pub(crate) fn stopped_by(mut self, pause: Option<&Pause>) -> Self {
         if let Some(pause) = pause {

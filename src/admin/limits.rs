@@ -120,7 +120,7 @@ pub(crate) async fn standing(home: &Home, asked: &InForce) -> Result<rules::Stan
     put(home, STANDING, asked).await
 }
 
-async fn put<T: serde::de::DeserializeOwned>(
+pub(super) async fn put<T: serde::de::DeserializeOwned>(
     home: &Home,
     path: &'static str,
     asked: &impl Serialize,
@@ -131,7 +131,7 @@ async fn put<T: serde::de::DeserializeOwned>(
     }
 }
 
-fn response<T: Serialize>(answer: Result<T, String>) -> Response<Full<Bytes>> {
+pub(super) fn response<T: Serialize>(answer: Result<T, String>) -> Response<Full<Bytes>> {
     let status = match answer {
         Ok(_) => StatusCode::OK,
         Err(_) => StatusCode::CONFLICT,

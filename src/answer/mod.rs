@@ -159,6 +159,11 @@ impl Problem {
         self.0.spec.code
     }
 
+    /// What happened, and what to do, in sentences.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     pub(crate) fn into_response(self) -> Response<AnswerBody> {
         let this = *self.0;
         let mut document = Map::new();

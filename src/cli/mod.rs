@@ -22,6 +22,7 @@ mod pause;
 mod payments;
 mod privileges;
 mod progress;
+mod quote;
 mod reconcile;
 mod run;
 mod sandbox;
@@ -81,6 +82,8 @@ enum Command {
     /// Check limits.toml, ask what it decides, compare two versions of it
     #[command(subcommand)]
     Limits(limits::LimitsCommand),
+    /// Ask a site what a request costs, and what bursar would do about it; nothing is paid
+    Quote(quote::Command),
     /// List payments that are waiting for approval
     Pending(approvals::Pending),
     /// Approve a waiting payment, with the code shown in its question
@@ -203,6 +206,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Pause(command) => wait(command.run(&home()?)),
         Command::Resume(command) => wait(command.run(&home()?)),
         Command::Limits(command) => wait(command.run(home())),
+        Command::Quote(command) => wait(command.run(&home()?)),
         Command::Pending(command) => wait(command.run(&home()?)),
         Command::Approve(command) => wait(command.run(&home()?)),
         Command::Deny(command) => wait(command.run(&home()?)),

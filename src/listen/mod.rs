@@ -3,6 +3,7 @@
 mod connection;
 pub(crate) mod logins;
 pub(crate) mod proxy;
+pub(crate) mod quote;
 pub(crate) mod seat;
 mod splice;
 mod tunnel;

@@ -2,6 +2,7 @@
 //! wallet cannot pay, and asks the limits (`policy`, pure). Nothing is recorded or signed here.
 
 mod offers;
+pub(crate) mod quote;
 #[cfg(test)]
 mod tests;
 
@@ -152,6 +153,15 @@ impl Decider {
 
     fn decide_about(&self, subject: Subject<'_>, challenge: Challenge, over: Vec<Arc<str>>) -> Disposition {
         let (limits, _) = self.rules.current();
+        let offers = self.payable_offers(subject, challenge, &limits);
+        match (offers.payable().is_empty(), offers.first_reason()) {
+            (true, why) => Disposition::PassThrough(Unpaid::Challenge(why.unwrap_or(Why::OffersEmpty))),
+            (false, _) => self.decide(subject, offers, over),
+        }
+    }
+
+    /// All offers of the challenge, those that this wallet cannot pay left out.
+    fn payable_offers(&self, subject: Subject<'_>, challenge: Challenge, limits: &Limits) -> Offers {
         let host = subject.origin.authority.host.as_str();
         let names = limits.names_of(host);
         let payer = Payer {
@@ -166,13 +176,10 @@ impl Decider {
             zero_amount: limits.zero_amount(),
             now: clock::unix_second(self.clock.now()),
         };
-        match payable(challenge, &payer) {
-            Ok(offers) => {
-                note_trust(&offers, &payer);
-                self.decide(subject, offers, over)
-            }
-            Err(why) => Disposition::PassThrough(Unpaid::Challenge(why)),
-        }
+        let mut offers = Offers::of(challenge);
+        offers.keep(|offer| challenge::payable(offer, &payer));
+        note_trust(&offers, &payer);
+        offers
     }
 
     /// Decides again once the upload is complete and its body is known, if that can change anything: an offer has
@@ -448,16 +455,5 @@ fn note_trust(offers: &Offers, payer: &Payer<'_>) {
     for offer in offers.payable().iter().filter(|offer| payer.takes_on_trust(offer)) {
         let (place, merchant) = (offer.place(), payer.request_host);
         tracing::info!(%place, merchant, "the offer names no public host; it counts as the merchant's");
-    }
-}
-
-/// The offers that this wallet could pay; if there are none, the first reason.
-fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Offers, Why> {
-    let mut offers = Offers::of(challenge);
-    offers.keep(|offer| challenge::payable(offer, payer));
-    if offers.payable().is_empty() {
-        Err(offers.first_reason().unwrap_or(Why::OffersEmpty))
-    } else {
-        Ok(offers)
     }
 }

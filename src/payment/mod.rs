@@ -8,4 +8,5 @@ pub(crate) mod guard;
 pub(crate) mod idempotency;
 mod presentation;
 pub(crate) mod purchase;
+pub(crate) mod quote;
 pub(crate) mod repeat;

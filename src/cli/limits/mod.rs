@@ -6,6 +6,8 @@ mod diff;
 mod test;
 mod try_purchase;
 
+pub(super) use try_purchase::in_figures;
+
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;

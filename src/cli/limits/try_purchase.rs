@@ -179,15 +179,24 @@ fn limits_for(asked: &admin::Try, home: Option<&Home>) -> Result<Limits, Failure
 }
 
 fn shown(report: &Report) -> String {
-    let named = |outcome: &str| -> Vec<&Rule> { report.rules.iter().filter(|rule| rule.outcome == outcome).collect() };
-    let rule = report.rule.as_deref().unwrap_or_default();
-    let mut text = match report.verdict.as_str() {
+    let heading = match report.verdict.as_str() {
         "pay" => "PAID".to_owned(),
         "ask" => "ASKED: a person must approve it".to_owned(),
         "unpaid" => "NOT PAID: requests with this method are passed on unpaid".to_owned(),
         "unknown" => "ALLOWED by the rules; what has been spent is not known".to_owned(),
-        _ => format!("REFUSED {} by {rule}", report.code.as_deref().unwrap_or_default()),
+        _ => {
+            let (code, rule) = (report.code.as_deref(), report.rule.as_deref());
+            format!("REFUSED {} by {}", code.unwrap_or_default(), rule.unwrap_or_default())
+        }
     };
+    heading + &in_figures(report)
+}
+
+/// What decides, with its figures, the offer, and how each rule ended.
+pub(in crate::cli) fn in_figures(report: &Report) -> String {
+    let named = |outcome: &str| -> Vec<&Rule> { report.rules.iter().filter(|rule| rule.outcome == outcome).collect() };
+    let rule = report.rule.as_deref().unwrap_or_default();
+    let mut text = String::new();
     let decisive = report
         .rules
         .iter()

@@ -66,6 +66,14 @@ impl Offers {
         reasons.find(|why| *why != Why::FirstOfPair)
     }
 
+    /// The offers that policy does not see, each with the reason.
+    pub(super) fn left_out(&self) -> impl Iterator<Item = (Place, Option<&Offer>, Why)> {
+        self.left_out.iter().map(|left_out| match left_out {
+            LeftOut::Unread(unpayable) => (unpayable.place, None, unpayable.why),
+            LeftOut::Unpaid(offer, why) => (offer.place(), Some(&**offer), *why),
+        })
+    }
+
     /// The offers other than the chosen one, in the order of the 402, as an entry records them. `plan` is about these
     /// offers.
     pub(super) fn beside(&self, plan: &Plan, limits: &Limits, now: Timestamp) -> Vec<Other> {

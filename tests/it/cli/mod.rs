@@ -8,6 +8,7 @@ mod init;
 mod limits;
 mod ownership;
 mod payments;
+mod quote;
 mod sandbox;
 mod serve;
 mod usage;
@@ -21,7 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::agent::Agent;
-use crate::support::bursar::{Bursar, bursar, setup};
+use crate::support::bursar::{Bursar, bursar, eventually, setup};
 use crate::support::origin::{Origin, answer};
 use crate::support::seller;
 
@@ -117,5 +118,13 @@ async fn with_payments() -> (Origin, Bursar) {
     assert_eq!(research.get(origin.address, "/unclear").await.status, 200);
     assert_eq!(writer.get(origin.address, "/paid").await.status, 200);
     assert_eq!(research.get(origin.address, "/dear").await.status, 403);
+    // Agents do not wait for the record of how their request ended.
+    let recorded = || {
+        let entries = bursar.journal();
+        let count = |ev: &str| entries.iter().filter(|entry| entry["ev"] == ev).count();
+        let ends = (count("pay.settled"), count("pay.unknown"), count("pay.refused"));
+        (ends == (2, 1, 1)).then_some(())
+    };
+    eventually("the end of each request", recorded).await;
     (origin, bursar)
 }

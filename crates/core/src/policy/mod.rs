@@ -153,7 +153,8 @@ pub struct Bid {
 }
 
 impl Bid {
-    fn of(limits: &Limits, offer: &Offer, now: Timestamp) -> Self {
+    /// An offer of a 402, at the rates of limits.toml.
+    pub fn of(limits: &Limits, offer: &Offer, now: Timestamp) -> Self {
         Self {
             rail: offer.rail,
             asset: offer.asset,

@@ -79,7 +79,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    fn of(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+    pub fn of(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
         let sha256 = Sha256::digest(&bytes).into();
         Self {
             bytes,
