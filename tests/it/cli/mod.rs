@@ -8,8 +8,10 @@ mod init;
 mod limits;
 mod ownership;
 mod payments;
+mod people;
 mod sandbox;
 mod serve;
+mod spend;
 mod usage;
 mod wallet;
 
