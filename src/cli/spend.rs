@@ -204,7 +204,7 @@ struct Summary<'a> {
     is_shared: bool,
 }
 
-/// RFC 4180. A spreadsheet must not take a text for a formula; figures are left as they are.
+/// RFC 4180. A spreadsheet must not take a text for a formula; figures are left as they are (R263).
 fn csv(view: &SpendView) -> String {
     let mut heads: Vec<String> = view.by.iter().map(|by| text_cell(by)).collect();
     if has_days(view) {

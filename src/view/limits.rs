@@ -1,4 +1,4 @@
-//! The limits in force and how far each is used, as `limits show` prints them.
+//! The limits in force and how far each is used, as `limits show` prints them (R260).
 
 use std::collections::BTreeMap;
 
