@@ -120,6 +120,9 @@ pub(crate) enum AdminError {
     Transport(String),
     #[error("{0}")]
     Refused(String),
+    /// The server cannot see its ledger.
+    #[error("{0}")]
+    Unseen(String),
 }
 
 /// Creates the socket with mode 0600. Replaces one that a killed server left behind; we already hold the directory's
@@ -148,7 +151,7 @@ pub(crate) struct Admin {
     /// Places for reconciliations that commands ask for, which can take minutes.
     pub reconciling: Semaphore,
     /// Places for reading the journal on behalf of people.
-    pub folding: Semaphore,
+    pub folding: Arc<Semaphore>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }

@@ -156,7 +156,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> R
         questions: questions.clone(),
         reconciler: reconciler.clone(),
         reconciling: tokio::sync::Semaphore::new(admin::RECONCILING),
-        folding: tokio::sync::Semaphore::new(admin::FOLDING),
+        folding: Arc::new(tokio::sync::Semaphore::new(admin::FOLDING)),
         tasks: ground.tasks.clone(),
         stop: ground.stop.clone(),
     });

@@ -64,6 +64,8 @@ pub(crate) struct FileText {
 enum Reply<T> {
     Answer(T),
     Error(String),
+    /// The ledger cannot be seen, so there is no number.
+    Unseen(String),
 }
 
 pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -81,9 +83,9 @@ pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Respons
         }
         SHOW => {
             let asked = read::<Show>(request).await;
-            response(match asked {
+            replied(match asked {
                 Ok(asked) => shown(admin, asked).await,
-                Err(error) => Err(error),
+                Err(error) => Reply::Error(error),
             })
         }
         _ => response::<()>(Err(
@@ -127,12 +129,18 @@ async fn tried(admin: &Admin, asked: Try) -> Result<Report, String> {
 }
 
 /// For any socket that may ask. The numbers are those of one moment of the ledger's writer.
-async fn shown(admin: &Admin, Show { name }: Show) -> Result<LimitsView, String> {
+async fn shown(admin: &Admin, Show { name }: Show) -> Reply<LimitsView> {
     let (limits, _) = admin.rules.current();
-    let asked = Asked::read(name.as_deref(), &limits)?;
+    let asked = match Asked::read(name.as_deref(), &limits) {
+        Ok(asked) => asked,
+        Err(unknown) => return Reply::Error(unknown),
+    };
     let at = admin.ledger.now();
     let standing = Standing::ask(&*admin.ledger, &asked.charges(&limits, at)).await;
-    let standing = standing.map_err(|error| format!("the ledger cannot be read, so nothing is shown: {error}"))?;
+    let standing = match standing {
+        Ok(standing) => standing,
+        Err(error) => return Reply::Unseen(format!("the ledger cannot be read, so nothing is shown: {error}")),
+    };
     let pauses = admin.ledger.pauses().into_iter();
     let seen = Seen {
         file: admin.rules.path().display().to_string(),
@@ -141,7 +149,7 @@ async fn shown(admin: &Admin, Show { name }: Show) -> Result<LimitsView, String>
         pauses: pauses.map(|(pause, recorded)| Paused::of(pause, recorded)).collect(),
         standing: &standing,
     };
-    LimitsView::of(&limits, &asked, seen)
+    LimitsView::of(&limits, &asked, seen).map_or_else(Reply::Unseen, Reply::Answer)
 }
 
 /// Asks the running server.
@@ -167,15 +175,19 @@ async fn put<T: serde::de::DeserializeOwned>(
     match post(door, path, asked, REPLY_CAP).await? {
         Reply::Answer(answer) => Ok(answer),
         Reply::Error(error) => Err(AdminError::Refused(error)),
+        Reply::Unseen(error) => Err(AdminError::Unseen(error)),
     }
 }
 
 fn response<T: Serialize>(answer: Result<T, String>) -> Response<Full<Bytes>> {
-    let status = match answer {
-        Ok(_) => StatusCode::OK,
-        Err(_) => StatusCode::CONFLICT,
+    replied(answer.map_or_else(Reply::Error, Reply::Answer))
+}
+
+fn replied<T: Serialize>(reply: Reply<T>) -> Response<Full<Bytes>> {
+    let status = match reply {
+        Reply::Answer(_) => StatusCode::OK,
+        Reply::Error(_) | Reply::Unseen(_) => StatusCode::CONFLICT,
     };
-    let reply = answer.map_or_else(Reply::Error, Reply::Answer);
     let mut response = Response::new(Full::from(serde_json::to_vec(&reply).unwrap_or_default()));
     *response.status_mut() = status;
     response

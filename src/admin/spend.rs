@@ -46,7 +46,7 @@ pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Re
 }
 
 async fn added_up(admin: &Arc<Admin>, asked: SpendAsked) -> Reply {
-    let Ok(place) = admin.folding.acquire().await else {
+    let Ok(place) = admin.folding.clone().acquire_owned().await else {
         return Reply::Error("the server is shutting down".to_owned());
     };
     let (limits, _) = admin.rules.current();
@@ -56,10 +56,12 @@ async fn added_up(admin: &Arc<Admin>, asked: SpendAsked) -> Reply {
     };
     let home = admin.home.clone();
     // Away from the threads that serve requests.
-    let read = tokio::task::spawn_blocking(move || SpendView::read(&home, &asked, &question));
-    let read = read.await;
-    drop(place);
-    match read {
+    let read = tokio::task::spawn_blocking(move || {
+        // Until it is done, also when nobody waits for it any more.
+        let _place = place;
+        SpendView::read(&home, &asked, &question)
+    });
+    match read.await {
         Ok(Ok(view)) => Reply::Sums(Box::new(view)),
         Ok(Err(error)) => Reply::Damaged(error.to_string()),
         Err(error) => Reply::Error(error.to_string()),

@@ -54,7 +54,8 @@ impl Colour {
     }
 }
 
-/// How many of `width` places a part of `whole` takes: rounded up, so that a little is seen. `parts` follow each other.
+/// How many of `width` places each part of `whole` takes, one after the other: rounded up, and at least one as long as there
+/// is room, so that a little is seen.
 pub(super) fn places(parts: &[u128], whole: u128, width: usize) -> Vec<usize> {
     let (mut sum, mut taken) = (0u128, 0usize);
     let wide = u128::try_from(width).unwrap_or(u128::MAX);
@@ -73,9 +74,9 @@ pub(super) fn places(parts: &[u128], whole: u128, width: usize) -> Vec<usize> {
             };
             let end = match *part {
                 0 => taken,
-                _ => end.clamp(taken, width),
+                _ => end.max(taken + 1).min(width),
             };
-            let places = end - taken;
+            let places = end.saturating_sub(taken);
             taken = end;
             places
         })
@@ -119,6 +120,7 @@ mod tests {
     fn a_bar_shows_a_little_and_never_more_than_all() {
         assert_eq!(places(&[0, 0, 0], 100, 20), [0, 0, 0]);
         assert_eq!(places(&[1, 0, 0], 1_000_000, 20), [1, 0, 0]);
+        assert_eq!(places(&[1, 1, 1], 1_000_000, 20), [1, 1, 1]);
         assert_eq!(places(&[50, 25, 25], 100, 20), [10, 5, 5]);
         assert_eq!(places(&[100, 10, 10], 100, 20), [20, 0, 0], "over the limit");
         assert_eq!(places(&[5, 0, 0], 0, 20), [20, 0, 0], "a limit of nothing");

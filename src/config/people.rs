@@ -81,7 +81,7 @@ fn place(entry: &Entry<'_>, dir: &Path) -> Option<PathBuf> {
         .all(|part| matches!(part, std::path::Component::RootDir | std::path::Component::Normal(_)));
     if !path.is_absolute() || !is_plain || path.parent().is_none() {
         return entry.reject(
-            format!("people.socket: {} is not an absolute path", path.display()),
+            format!("people.socket: {} is not an absolute path without `..`", path.display()),
             "Write a path outside the data directory, such as \"/run/bursar/people.sock\".".to_owned(),
         );
     }

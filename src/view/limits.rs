@@ -9,7 +9,7 @@ use crate::admin::{Paused, hex};
 use bursar_config::diagnose::nearest;
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::{self, AgentLevels, Charge, Excess, Limits, PauseScope, Unit, Window};
-use bursar_ledger::{Open, Standing};
+use bursar_ledger::Standing;
 
 /// `limits show --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,11 +69,11 @@ pub(crate) struct BudgetView {
     pub unit: String,
     pub limit: String,
     pub settled: String,
-    /// `held`, `armed` and `unknown` together.
+    /// `held`, `armed` and `unknown` together. They are absent if the ledger's payments do not add up to it.
     pub open: String,
-    pub held: String,
-    pub armed: String,
-    pub unknown: String,
+    pub held: Option<String>,
+    pub armed: Option<String>,
+    pub unknown: Option<String>,
     pub left: String,
     pub start: String,
     /// Absent where no moment empties the window.
@@ -255,13 +255,13 @@ impl BudgetView {
     fn of(cap: &Charge, standing: &Standing) -> Result<Self, String> {
         let unseen = || {
             format!(
-                "what counts against {} is not known: its window is over by the ledger's time, or its counter does not add \
-                 up. Look at `bursar serve`'s log for the clock, and check the ledger with `bursar reconcile`",
+                "what counts against {} is not known: by the ledger's time its window is over. Look at the log of `bursar \
+                 serve` for the clock",
                 cap.rule
             )
         };
         let counted = standing.counted(cap).ok_or_else(unseen)?;
-        let Open { held, armed, unknown } = standing.open(cap).ok_or_else(unseen)?;
+        let open = standing.open(cap);
         let used = counted.settled.checked_add(counted.open).ok_or_else(unseen)?;
         let figure = |value| cap.unit.figure(value);
         Ok(Self {
@@ -278,9 +278,9 @@ impl BudgetView {
             limit: figure(cap.cap),
             settled: figure(counted.settled),
             open: figure(counted.open),
-            held: figure(held),
-            armed: figure(armed),
-            unknown: figure(unknown),
+            held: open.map(|open| figure(open.held)),
+            armed: open.map(|open| figure(open.armed)),
+            unknown: open.map(|open| figure(open.unknown)),
             left: figure(cap.cap.saturating_sub(used)),
             start: cap.start.to_string(),
             resets_at: cap.ends.filter(|_| cap.window.is_calendar()),
@@ -299,11 +299,12 @@ impl BudgetView {
             "usd" => MicroUsd::parse(figure).ok().map(MicroUsd::get),
             _ => figure.parse().ok(),
         };
+        let held = self.held.as_deref().map_or(Some(0), number)?;
         Some(Parts {
             limit: number(&self.limit)?,
             settled: number(&self.settled)?,
-            in_doubt: number(&self.armed)?.checked_add(number(&self.unknown)?)?,
-            held: number(&self.held)?,
+            in_doubt: number(&self.open)?.checked_sub(held)?,
+            held,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What was spent on whom: a fold over the journal, which keeps only the open payments and the sums (R262).
 //!
-//! A payment belongs to the moment at which it was charged: when it was reserved, or, if its charges moved then, when it
-//! was armed (R261). What comes back leaves that moment's sum.
+//! A payment belongs to the moment at which it was charged: when it was armed; while a person decides, when
+//! the money was set aside (R261). What comes back leaves that moment's sum.
 
 mod fold;
 

@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use super::book::Book;
 use super::compared::Compared;
 use super::counters::{Counter, Counters};
 use super::decisions::Usage;
-use super::entry::Entry;
+use super::entry::{Entry, WindowCharge};
 use super::model::State;
 use super::pauses::Pause;
 use super::payment::Payment;
 use super::read::{ReadError, read_entries};
 use super::{Ledger, LedgerError};
-use bursar_core::policy::{Charge, Counted, Window};
+use bursar_core::policy::{Charge, Counted, Unit, Window};
 
 /// What an engine reads in one step: the counters of some scopes, and the payments that are open in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,7 @@ impl Seen {
         let is_in = |payment: &&Payment| {
             let mut charges = payment.windows().iter();
             charges.any(|charge| scopes.iter().any(|scope| scope == charge.scope()))
+                || scopes.iter().any(|scope| counts_for(payment, scope))
         };
         Self {
             usage,
@@ -43,12 +46,29 @@ impl Seen {
     }
 }
 
+/// Whether a payment counts for a scope, whatever limits its charges name.
+fn counts_for(payment: &Payment, scope: &str) -> bool {
+    let reserved = &payment.reserved;
+    match scope.split_once(':') {
+        None => scope == "account",
+        Some(("agent", name)) => reserved.agent == name,
+        Some(("group", name)) => reserved.group.as_deref() == Some(name),
+        Some(_) => false,
+    }
+}
+
 /// What of a counter's `open` is held, armed or unknown, in its unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Open {
     pub held: u128,
     pub armed: u128,
     pub unknown: u128,
+}
+
+impl Open {
+    fn sum(self) -> Option<u128> {
+        self.held.checked_add(self.armed)?.checked_add(self.unknown)
+    }
 }
 
 /// The counters of some scopes, and the pauses in force, as one moment saw them.
@@ -105,33 +125,73 @@ impl Standing {
         &self.pauses
     }
 
-    /// What of [`Counted::open`] is held, armed and unknown: the same counters, by the states of the payments that are
-    /// open in them. `None`: it does not add up, which no sound ledger shows.
+    /// What of [`Counted::open`] is held, armed and unknown, by the states of the payments that are open there. `None`: it
+    /// does not add up.
     pub fn open(&self, charge: &Charge) -> Option<Open> {
+        let counted = self.counted(charge)?;
         let mut charges = [charge.clone()];
         self.counters.begin(&mut charges);
         let [charge] = charges;
-        let window = charge.window_name();
-        let counts = |start: &str| match charge.window {
-            Window::Rolling(rolling) => *start >= *rolling.oldest(&charge.start),
-            _ => *start == *charge.start,
-        };
+        // By the windows that were charged, or by the time for which a window is summed up, whatever charges named it.
+        [Self::charged_by_name, Self::charged_in_time]
+            .into_iter()
+            .filter_map(|charged| self.open_by(|payment| charged(payment, &charge)))
+            .find(|open| open.sum() == Some(counted.open))
+    }
+
+    fn open_by(&self, charged: impl Fn(&Payment) -> Option<u128>) -> Option<Open> {
         let mut open = Open::default();
         for payment in &self.open {
             let part = match payment.state {
                 State::Held => &mut open.held,
                 State::Armed => &mut open.armed,
                 State::Unknown => &mut open.unknown,
-                _ => continue,
+                State::Settled | State::Released | State::Expired => continue,
             };
-            for booked in payment.windows() {
-                if booked.scope() == &*charge.scope && booked.window() == window && counts(booked.start()) {
-                    *part = part.checked_add(booked.amount())?;
-                }
-            }
+            *part = part.checked_add(charged(payment)?)?;
         }
-        let sum = open.held.checked_add(open.armed)?.checked_add(open.unknown)?;
-        (sum == self.counters.counted(&charge, &window)?.open).then_some(open)
+        Some(open)
+    }
+
+    fn charged_by_name(payment: &Payment, charge: &Charge) -> Option<u128> {
+        let window = charge.window_name();
+        let counts = |start: &str| match charge.window {
+            Window::Rolling(rolling) => *start >= *rolling.oldest(&charge.start),
+            _ => *start == *charge.start,
+        };
+        let booked = payment
+            .windows()
+            .iter()
+            .filter(|booked| booked.scope() == &*charge.scope && booked.window() == window && counts(booked.start()));
+        booked.map(WindowCharge::amount).try_fold(0, u128::checked_add)
+    }
+
+    /// Held money counts in the windows that its charges name.
+    fn charged_in_time(payment: &Payment, charge: &Charge) -> Option<u128> {
+        if payment.state == State::Held {
+            return Self::charged_by_name(payment, charge);
+        }
+        let second = |start: &str| {
+            start
+                .parse()
+                .ok()
+                .and_then(|second| Timestamp::from_second(second).ok())
+        };
+        let from = match charge.window {
+            Window::Rolling(rolling) => second(&rolling.oldest(&charge.start)),
+            _ => charge.start.parse().ok(),
+        };
+        let at = payment.created_at.timestamp();
+        let is_in = from.is_none_or(|from: Timestamp| at >= from)
+            && charge
+                .ends
+                .filter(|_| charge.window.is_calendar())
+                .is_none_or(|ends| at < ends);
+        Some(match (is_in && counts_for(payment, &charge.scope), charge.unit) {
+            (false, _) => 0,
+            (true, Unit::MicroUsd) => payment.reserved.usd_micros.0,
+            (true, Unit::Payments) => 1,
+        })
     }
 
     /// What the charge would be added to. `None`: its window is over, so that nothing can be added.

@@ -54,7 +54,7 @@ async fn show_says_what_decides_with_and_without_a_server() {
         let text = stdout(&output);
         let line = text.lines().find(|line| line.ends_with("agents.research.day")).unwrap();
         assert!(
-            line.starts_with("  day  [##..................]  0.02  of 5.00  4.98 left  resets "),
+            line.starts_with("  day  [#:..................]  0.02  of 5.00  4.98 left  resets "),
             "{line}"
         );
         assert!(text.contains("\nwriter (group eng)\n") && text.contains("  agents.research.per_transaction  1.00\n"));
@@ -122,17 +122,13 @@ fn show_without_the_ledger_prints_no_number() {
         UNAVAILABLE,
         &["a database", "bursar serve"],
     );
-    let home = setup().home();
-    std::fs::write(home.path().join("audit/seg-00000000000000000000.jsonl"), "{}\n").unwrap();
-    fails(home.path(), &["limits", "show"], NEGATIVE, &["seg-"]);
-    fails(home.path(), &["spend"], NEGATIVE, &["seg-"]);
 }
 
 #[tokio::test]
 async fn spend_adds_up_what_was_bought() {
-    let (origin, mut bursar) = with_payments().await;
+    let (_origin, mut bursar) = with_payments().await;
     let dir = bursar.path().to_owned();
-    let host = origin.address.ip().to_string();
+    let host = "localhost";
     let check = || {
         let lines = json_lines(&done(&dir, &["spend", "--by", "agent,merchant", "--json"]));
         let [research, writer, summary] = &lines[..] else {
@@ -145,7 +141,7 @@ async fn spend_adds_up_what_was_bought() {
                 &research["settled"],
                 &research["unknown"]
             ),
-            (&"research".into(), &host.clone().into(), &"0.01".into(), &"0.01".into())
+            (&"research".into(), &host.into(), &"0.01".into(), &"0.01".into())
         );
         assert_eq!(
             (&writer["agent"], &writer["settled"], &writer["count"]),
@@ -187,7 +183,7 @@ async fn spend_adds_up_what_was_bought() {
             lines.last().unwrap()["count"].as_u64().unwrap()
         };
         assert_eq!(only(&["--agent", "writer"]), 1);
-        assert_eq!(only(&["--merchant", &host]), 3);
+        assert_eq!(only(&["--merchant", host]), 3);
         assert_eq!(only(&["--merchant", "other.example"]), 0);
         assert_eq!((only(&["--since", "1h"]), only(&["--until", "2020-01-01"])), (3, 0));
     };

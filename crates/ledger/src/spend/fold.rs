@@ -106,9 +106,7 @@ impl<'q> Fold<'q> {
             Body::Armed(armed) => {
                 if let Some(open) = self.open.get_mut(&armed.rid) {
                     open.state = State::Armed;
-                    if armed.windows.is_some() {
-                        open.charged_at = now;
-                    }
+                    open.charged_at = now;
                 }
                 Some(())
             }
