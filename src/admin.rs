@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::alerts::Alerts;
+use crate::config::people::People;
 use crate::listen::Proxy;
 use crate::rules::Rules;
 use bursar_approvals::questions::Questions;
@@ -31,16 +32,23 @@ use bursar_rails::outstanding::{Outstanding, Withdrawal, Withdrawn};
 use bursar_reconcile::Reconciler;
 
 mod approvals;
+mod door;
 mod limits;
 mod pause;
+mod people;
 mod quote;
 mod reconcile;
+mod spend;
 
 pub(crate) use approvals::{Approve, Deny, pending};
-pub(crate) use limits::{FileText, InForce, Try, hex, standing, try_purchase};
+pub(crate) use door::{Door, ask};
+pub(crate) use limits::{FileText, InForce, Show, Try, hex, show, standing, try_purchase};
 pub(crate) use pause::{Known, Outcome, Paused, pause, pause_here, paused, resume, resume_here};
+pub(crate) use people::PeopleError;
+pub(crate) use people::{bind_people, serve_people};
 pub(crate) use quote::quote;
 pub(crate) use reconcile::reconcile;
+pub(crate) use spend::{Unspent, spend};
 
 /// Requests and replies are short.
 const CAP: usize = 64 << 10;
@@ -48,6 +56,8 @@ const CAP: usize = 64 << 10;
 const AT_A_TIME: usize = 8;
 /// Reconciliations at a time.
 pub(crate) const RECONCILING: usize = 4;
+/// Journals that are read for people at a time: each read uses several cores.
+pub(crate) const FOLDING: usize = 1;
 /// How long a command may take to send its request.
 const HEAD: Duration = Duration::from_secs(10);
 
@@ -106,10 +116,16 @@ pub(crate) enum AdminError {
     /// Nothing listens: no server is running on this directory.
     #[error("no server is running on this data directory")]
     NoServer,
+    /// The socket's mode, or that of a folder above it.
+    #[error("this user may not connect to {0}: its group may; ask the operator to add you to it")]
+    NoAccess(String),
     #[error("the request to the server failed: {0}")]
     Transport(String),
     #[error("{0}")]
     Refused(String),
+    /// The server cannot see its ledger.
+    #[error("{0}")]
+    Unseen(String),
 }
 
 /// Creates the socket with mode 0600. Replaces one that a killed server left behind; we already hold the directory's
@@ -139,11 +155,26 @@ pub(crate) struct Admin {
     pub reconciler: Arc<Reconciler>,
     /// Places for reconciliations that commands ask for, which can take minutes.
     pub reconciling: Semaphore,
+    /// Places for reading the journal on behalf of people.
+    pub folding: Arc<Semaphore>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
 
 pub(crate) async fn serve(admin: Arc<Admin>, listener: UnixListener) {
+    accept(admin, listener, Visitors::Operator).await;
+}
+
+/// Who may ask at a socket.
+#[derive(Clone)]
+enum Visitors {
+    /// Bursar's own user and root.
+    Operator,
+    /// Those whom `[people]` names. Others are answered, too, so that they learn what to ask for.
+    People(Arc<People>),
+}
+
+async fn accept(admin: Arc<Admin>, listener: UnixListener, visitors: Visitors) {
     let room = Arc::new(Semaphore::new(AT_A_TIME));
     loop {
         let place = tokio::select! {
@@ -168,9 +199,9 @@ pub(crate) async fn serve(admin: Arc<Admin>, listener: UnixListener) {
         // The file mode already restricts access; the peer's uid also covers a socket that was passed on.
         let ours = rustix::process::geteuid().as_raw();
         if let Ok(peer) = stream.peer_cred()
-            && (peer.uid() == ours || peer.uid() == 0)
+            && (matches!(visitors, Visitors::People(_)) || peer.uid() == ours || peer.uid() == 0)
         {
-            let connection = connection(admin.clone(), stream, peer.uid());
+            let connection = connection(admin.clone(), stream, peer.uid(), visitors.clone());
             admin.tasks.spawn(async move {
                 let _place = place;
                 connection.await;
@@ -179,10 +210,15 @@ pub(crate) async fn serve(admin: Arc<Admin>, listener: UnixListener) {
     }
 }
 
-async fn connection(admin: Arc<Admin>, stream: UnixStream, uid: u32) {
+async fn connection(admin: Arc<Admin>, stream: UnixStream, uid: u32, visitors: Visitors) {
     let service = service_fn(|request| {
-        let admin = admin.clone();
-        async move { Ok::<_, Infallible>(answer(&admin, request, uid).await) }
+        let (admin, visitors) = (admin.clone(), visitors.clone());
+        async move {
+            Ok::<_, Infallible>(match visitors {
+                Visitors::Operator => answer(&admin, request, uid).await,
+                Visitors::People(people) => people::answer(&admin, request, uid, &people).await,
+            })
+        }
     });
     let served = crate::listen::http1()
         .header_read_timeout(HEAD)
@@ -212,6 +248,9 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>, uid: u32) -> Res
     }
     if request.method() == Method::POST && request.uri().path().starts_with(limits::PREFIX) {
         return limits::answer(admin, request).await;
+    }
+    if (request.method(), request.uri().path()) == (&Method::POST, spend::PATH) {
+        return spend::answer(admin, request).await;
     }
     let done = match (request.method(), request.uri().path()) {
         (&Method::POST, Resolve::PATH) => Some(resolve(admin, request, uid).await),
@@ -276,42 +315,4 @@ async fn read_up_to<T: DeserializeOwned>(request: Request<Incoming>, cap: usize)
 /// How the ledger names a user of this machine.
 pub(crate) fn decider(uid: u32) -> String {
     format!("uid:{uid}")
-}
-
-/// Sends a request to the running server.
-pub(crate) async fn ask<Q: Question>(home: &Home, question: &Q) -> Result<(), AdminError> {
-    let reply: Reply = post(home, Q::PATH, question, CAP).await?;
-    reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
-}
-
-/// One request to the running server, with a reply of at most `cap` bytes.
-async fn post<T: DeserializeOwned>(
-    home: &Home,
-    path: &'static str,
-    question: &impl Serialize,
-    cap: usize,
-) -> Result<T, AdminError> {
-    let transport = |error: &dyn std::fmt::Display| AdminError::Transport(error.to_string());
-    let stream = match UnixStream::connect(home.admin_socket()).await {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Err(AdminError::NoServer);
-        }
-        Err(error) => return Err(transport(&error)),
-    };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| transport(&error))?;
-    tokio::spawn(connection);
-    let body = serde_json::to_vec(question).map_err(|error| transport(&error))?;
-    let request = Request::post(path)
-        .header(http::header::HOST, "bursar")
-        .body(Full::<Bytes>::from(body))
-        .map_err(|error| transport(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| transport(&error))?;
-    let body = Limited::new(response.into_body(), cap)
-        .collect()
-        .await
-        .map_err(|error| transport(&error))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))
 }

@@ -27,6 +27,7 @@ mod rules;
 mod serve;
 mod store;
 mod trial;
+mod view;
 
 // A request, from the socket to the answer.
 mod answer;

@@ -120,6 +120,16 @@ impl Rules {
         (state.limits.clone(), state.generation)
     }
 
+    /// Where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Where and why the file as it is now is not in force, without quoting it.
+    pub(crate) fn rejected(&self) -> Option<String> {
+        self.read().rejected.as_ref().map(|rejected| rejected.place.clone())
+    }
+
     /// Whether the file with this content is in force, for `limits check --wait`.
     pub(crate) fn standing(&self, sha256: &[u8; 32]) -> Standing {
         let state = self.read();

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,7 @@ use crate::agents::{Registry, Roster};
 use crate::alerts::{self, Alert, AlertDelivery, Alerts, Channel, QuestionNotifier, RaisedAlerts};
 use crate::backup::restore;
 use crate::config::Config;
+use crate::config::people::People;
 use crate::listen::Proxy;
 use crate::listen::logins::Logins;
 use crate::payment::consider::{Decider, Means};
@@ -71,6 +72,7 @@ pub(crate) struct Running {
     rules: Arc<Rules>,
     outstanding: Outstanding,
     alerts: AlertDelivery,
+    people: Option<Arc<People>>,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// How long streams, and payments that were sent, may take to end.
@@ -94,6 +96,7 @@ struct Doors {
     agents: TcpListener,
     address: SocketAddr,
     callbacks: Option<TcpListener>,
+    people: Option<UnixListener>,
 }
 
 /// Starts a proxy on the data directory. It accepts when this returns. `show` receives what a long start does.
@@ -180,6 +183,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> R
         questions,
         reconciler: reconciler.clone(),
         reconciling: tokio::sync::Semaphore::new(admin::RECONCILING),
+        folding: Arc::new(tokio::sync::Semaphore::new(admin::FOLDING)),
         tasks: ground.tasks.clone(),
         stop: ground.stop.clone(),
     });
@@ -187,6 +191,11 @@ pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> R
         path: home.admin_socket(),
         source,
     })?;
+    if let (Some(listener), Some(people)) = (doors.people.take(), &ground.config.people) {
+        ground
+            .tasks
+            .spawn(admin::serve_people(admin.clone(), listener, people.clone()));
+    }
     ground.tasks.spawn(admin::serve(admin, commands));
     let delivery = raised.send(ledger.clone(), &ground.channels);
     let watching = (ground.alerts.clone(), ledger.clone(), ground.clock.clone());
@@ -220,6 +229,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock, show: ShowStart) -> R
         rules,
         outstanding,
         alerts: delivery,
+        people: ground.config.people.clone(),
         stop: ground.stop,
         tasks: ground.tasks,
         bound: timeouts.drain.max(timeouts.settle_wait),
@@ -258,6 +268,9 @@ impl Running {
         // A stale address would send `run` to a port that another program may have by then.
         let _ = std::fs::remove_file(self.home.listen());
         let _ = std::fs::remove_file(self.home.admin_socket());
+        if let Some(people) = &self.people {
+            let _ = std::fs::remove_file(&people.socket);
+        }
     }
 }
 
@@ -299,7 +312,7 @@ async fn open_ledger(ground: &Ground<'_>, show: ShowStart) -> Result<Arc<dyn Led
 }
 
 fn open_doors(config: &Config) -> Result<Doors, StartError> {
-    let asked = config.proxy.listen;
+    let (asked, people) = (config.proxy.listen, config.people.as_ref());
     let agents = listeners::listen(asked)?;
     let address = agents
         .local_addr()
@@ -308,6 +321,7 @@ fn open_doors(config: &Config) -> Result<Doors, StartError> {
         agents,
         address,
         callbacks: listeners::open_callbacks(config)?,
+        people: people.map(|people| admin::bind_people(&people.socket)).transpose()?,
     })
 }
 

@@ -7,9 +7,9 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
-use super::{AdminError, Question, decider, post, read};
+use super::door::{Door, post};
+use super::{AdminError, Question, decider, read};
 use bursar_approvals::questions::{Pending, Questions};
-use bursar_home::Home;
 use bursar_ledger::PaymentId;
 
 pub(super) const PENDING: &str = "/approvals/pending";
@@ -48,15 +48,38 @@ struct Open {
 }
 
 /// Asks the running server which payments wait for approval; `None` if its bursar.toml configures no backend.
-pub(crate) async fn pending(home: &Home) -> Result<Option<Vec<Pending>>, AdminError> {
-    let open: Open = post(home, PENDING, &(), CAP).await?;
+pub(crate) async fn pending(door: &Door) -> Result<Option<Vec<Pending>>, AdminError> {
+    let open: Open = post(door, PENDING, &(), CAP).await?;
     Ok(open.asks.then_some(open.pending))
 }
 
 pub(super) fn list(admin: &Admin) -> Response<Full<Bytes>> {
+    listed(admin, |question| question)
+}
+
+/// For people who may see what waits, and may not approve it.
+pub(super) fn list_without_codes(admin: &Admin) -> Response<Full<Bytes>> {
+    listed(admin, without_code)
+}
+
+/// The sentence ends with the code, too.
+fn without_code(question: Pending) -> Pending {
+    let sentence = match question.code.as_str() {
+        "" => question.sentence,
+        code => question.sentence.replace(code, "********"),
+    };
+    Pending {
+        code: String::new(),
+        sentence,
+        ..question
+    }
+}
+
+fn listed(admin: &Admin, shown: impl Fn(Pending) -> Pending) -> Response<Full<Bytes>> {
+    let pending = admin.questions.as_ref().map(Questions::pending).unwrap_or_default();
     let open = Open {
         asks: admin.questions.is_some(),
-        pending: admin.questions.as_ref().map(Questions::pending).unwrap_or_default(),
+        pending: pending.into_iter().map(shown).collect(),
     };
     Response::new(Full::from(serde_json::to_vec(&open).unwrap_or_default()))
 }

@@ -8,17 +8,19 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::{Admin, AdminError, post, read, read_up_to};
+use super::door::{Door, post};
+use super::{Admin, AdminError, Paused, read, read_up_to};
 use crate::rules::{self, Rules};
 use crate::trial::{self, Described, Report, Setting};
+use crate::view::{Asked, LimitsView, Seen};
 use bursar_approvals::questions::Questions;
 use bursar_core::policy::Approvals;
-use bursar_home::Home;
 use bursar_ledger::Standing;
 
 pub(super) const PREFIX: &str = "/limits/";
-const STANDING: &str = "/limits/standing";
-const TRY: &str = "/limits/try";
+pub(super) const STANDING: &str = "/limits/standing";
+pub(super) const TRY: &str = "/limits/try";
+pub(super) const SHOW: &str = "/limits/show";
 /// `limits try --with` sends a whole file.
 const TRY_CAP: usize = 8 << 20;
 /// An answer can quote every mistake of a file.
@@ -44,6 +46,13 @@ pub(crate) struct Try {
     pub with: Option<FileText>,
 }
 
+/// `bursar limits show`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Show {
+    /// An agent, a group or `account`; `None`: everything.
+    pub name: Option<String>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct FileText {
     pub name: String,
@@ -55,6 +64,8 @@ pub(crate) struct FileText {
 enum Reply<T> {
     Answer(T),
     Error(String),
+    /// The ledger cannot be seen, so there is no number.
+    Unseen(String),
 }
 
 pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -68,6 +79,13 @@ pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Respons
             response(match asked {
                 Ok(asked) => tried(admin, asked).await,
                 Err(error) => Err(error),
+            })
+        }
+        SHOW => {
+            let asked = read::<Show>(request).await;
+            replied(match asked {
+                Ok(asked) => shown(admin, asked).await,
+                Err(error) => Reply::Error(error),
             })
         }
         _ => response::<()>(Err(
@@ -110,33 +128,66 @@ async fn tried(admin: &Admin, asked: Try) -> Result<Report, String> {
     Ok(Report::of(&judged, &bids, Some(now)).stopped_by(pause.filter(|_| is_now)))
 }
 
-/// Asks the running server.
-pub(crate) async fn try_purchase(home: &Home, asked: &Try) -> Result<Report, AdminError> {
-    put(home, TRY, asked).await
+/// For any socket that may ask. The numbers are those of one moment of the ledger's writer.
+async fn shown(admin: &Admin, Show { name }: Show) -> Reply<LimitsView> {
+    let (limits, _) = admin.rules.current();
+    let asked = match Asked::read(name.as_deref(), &limits) {
+        Ok(asked) => asked,
+        Err(unknown) => return Reply::Error(unknown),
+    };
+    let at = admin.ledger.now();
+    let standing = Standing::ask(&*admin.ledger, &asked.charges(&limits, at)).await;
+    let standing = match standing {
+        Ok(standing) => standing,
+        Err(error) => return Reply::Unseen(format!("the ledger cannot be read, so nothing is shown: {error}")),
+    };
+    let pauses = admin.ledger.pauses().into_iter();
+    let seen = Seen {
+        file: admin.rules.path().display().to_string(),
+        rejected: admin.rules.rejected(),
+        at,
+        pauses: pauses.map(|(pause, recorded)| Paused::of(pause, recorded)).collect(),
+        standing: &standing,
+    };
+    LimitsView::of(&limits, &asked, seen).map_or_else(Reply::Unseen, Reply::Answer)
 }
 
 /// Asks the running server.
-pub(crate) async fn standing(home: &Home, asked: &InForce) -> Result<rules::Standing, AdminError> {
-    put(home, STANDING, asked).await
+pub(crate) async fn show(door: &Door, asked: &Show) -> Result<LimitsView, AdminError> {
+    put(door, SHOW, asked).await
+}
+
+/// Asks the running server.
+pub(crate) async fn try_purchase(door: &Door, asked: &Try) -> Result<Report, AdminError> {
+    put(door, TRY, asked).await
+}
+
+/// Asks the running server.
+pub(crate) async fn standing(door: &Door, asked: &InForce) -> Result<rules::Standing, AdminError> {
+    put(door, STANDING, asked).await
 }
 
 pub(super) async fn put<T: serde::de::DeserializeOwned>(
-    home: &Home,
+    door: &Door,
     path: &'static str,
     asked: &impl Serialize,
 ) -> Result<T, AdminError> {
-    match post(home, path, asked, REPLY_CAP).await? {
+    match post(door, path, asked, REPLY_CAP).await? {
         Reply::Answer(answer) => Ok(answer),
         Reply::Error(error) => Err(AdminError::Refused(error)),
+        Reply::Unseen(error) => Err(AdminError::Unseen(error)),
     }
 }
 
 pub(super) fn response<T: Serialize>(answer: Result<T, String>) -> Response<Full<Bytes>> {
-    let status = match answer {
-        Ok(_) => StatusCode::OK,
-        Err(_) => StatusCode::CONFLICT,
+    replied(answer.map_or_else(Reply::Error, Reply::Answer))
+}
+
+fn replied<T: Serialize>(reply: Reply<T>) -> Response<Full<Bytes>> {
+    let status = match reply {
+        Reply::Answer(_) => StatusCode::OK,
+        Reply::Error(_) | Reply::Unseen(_) => StatusCode::CONFLICT,
     };
-    let reply = answer.map_or_else(Reply::Error, Reply::Answer);
     let mut response = Response::new(Full::from(serde_json::to_vec(&reply).unwrap_or_default()));
     *response.status_mut() = status;
     response

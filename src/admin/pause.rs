@@ -8,7 +8,8 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Admin, AdminError, decider, post, read};
+use super::door::{Door, post};
+use super::{Admin, AdminError, decider, read};
 use crate::agents::Registry;
 use crate::alerts::Alert;
 use bursar_config::diagnose::nearest;
@@ -256,17 +257,17 @@ fn response(reply: &Reply) -> Response<Full<Bytes>> {
 }
 
 /// Asks the running server to pause.
-pub(crate) async fn pause(home: &Home, scope: &PauseScope, why: &str) -> Result<Outcome, AdminError> {
-    asked_of_server(home, PAUSE, scope, why).await
+pub(crate) async fn pause(door: &Door, scope: &PauseScope, why: &str) -> Result<Outcome, AdminError> {
+    asked_of_server(door, PAUSE, scope, why).await
 }
 
 /// Asks the running server to lift a pause.
-pub(crate) async fn resume(home: &Home, scope: &PauseScope, why: &str) -> Result<Outcome, AdminError> {
-    asked_of_server(home, RESUME, scope, why).await
+pub(crate) async fn resume(door: &Door, scope: &PauseScope, why: &str) -> Result<Outcome, AdminError> {
+    asked_of_server(door, RESUME, scope, why).await
 }
 
 async fn asked_of_server(
-    home: &Home,
+    door: &Door,
     path: &'static str,
     scope: &PauseScope,
     why: &str,
@@ -275,13 +276,13 @@ async fn asked_of_server(
         scope: scope.to_string(),
         why: why.to_owned(),
     };
-    match post(home, path, &question, LIST_CAP).await? {
+    match post(door, path, &question, LIST_CAP).await? {
         Reply::Done(outcome) => Ok(outcome),
         Reply::Error(error) => Err(AdminError::Refused(error)),
     }
 }
 
 /// The pauses in force in the running server, oldest first.
-pub(crate) async fn paused(home: &Home) -> Result<Vec<Paused>, AdminError> {
-    post(home, PAUSED, &(), LIST_CAP).await
+pub(crate) async fn paused(door: &Door) -> Result<Vec<Paused>, AdminError> {
+    post(door, PAUSED, &(), LIST_CAP).await
 }

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::limits::{put, response};
-use super::{Admin, AdminError, Known, read_up_to};
+use super::{Admin, AdminError, Door, Known, read_up_to};
 use crate::listen::quote::{self, Ask};
 use crate::payment::quote::Quote;
 use bursar_config::diagnose::nearest;
@@ -46,5 +46,5 @@ fn of_an_agent(admin: &Admin, name: &str) -> Result<(), String> {
 
 /// Asks the running server.
 pub(crate) async fn quote(home: &Home, asked: &Ask) -> Result<Quote, AdminError> {
-    put(home, PATH, asked).await
+    put(&Door::of(home), PATH, asked).await
 }

@@ -9,7 +9,8 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::{Admin, AdminError, HEAD, post};
+use super::door::{Door, post};
+use super::{Admin, AdminError, HEAD};
 use bursar_home::Home;
 use bursar_reconcile::{Question, Report, Unable};
 
@@ -69,7 +70,7 @@ async fn question(request: Request<Incoming>) -> Result<Question, String> {
 
 /// Asks the running server to reconcile.
 pub(crate) async fn reconcile(home: &Home, question: &Question) -> Result<Result<Report, Unable>, AdminError> {
-    Ok(match post(home, PATH, question, REPORT_CAP).await? {
+    Ok(match post(&Door::of(home), PATH, question, REPORT_CAP).await? {
         Reply::Report(report) => Ok(report),
         Reply::Unable(unable) => Err(unable),
     })

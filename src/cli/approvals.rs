@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::arguments::parse_id;
 use super::output::{note, print_json, say};
+use super::reach::{Place, Reach, failed};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
 use bursar_approvals::operator;
@@ -14,6 +15,8 @@ use bursar_home::Home;
 
 #[derive(Args)]
 pub(super) struct Pending {
+    #[command(flatten)]
+    reach: Reach,
     /// One JSON object per line
     #[arg(long)]
     json: bool,
@@ -38,9 +41,12 @@ pub(super) struct Deny {
 }
 
 impl Pending {
-    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
-        home.require_initialised()?;
-        let pending = admin::pending(home).await.map_err(not_asked)?;
+    pub(super) async fn run(self, home: Result<Home, Failure>) -> Result<Exit, Failure> {
+        let place = self.reach.place(home)?;
+        let pending = admin::pending(&place.door()).await.map_err(|error| match place {
+            Place::Home(_) => not_asked(error),
+            Place::Socket(_) => place.failed(error),
+        })?;
         let Some(pending) = pending else {
             note!(
                 "bursar: no approver is configured; to approve payments here, set backend = \"operator\" under \
@@ -101,7 +107,7 @@ fn not_asked(error: AdminError) -> Failure {
              payments that were waiting"
                 .to_owned(),
         ),
-        error => Failure::negative(error.to_string()),
+        error => failed(error),
     }
 }
 
@@ -129,10 +135,12 @@ fn sheet(question: &questions::Pending) -> String {
         seconds => format!("{seconds} s left"),
     };
     let next = match (state.as_str(), backend.as_str()) {
-        ("approved", operator::NAME) => {
+        ("approved", operator::NAME) if !code.is_empty() => {
             format!("  approved; paid when the agent repeats its request\n  to withdraw: bursar deny {id} --why TEXT")
         }
         ("approved", _) => "  approved; paid when the agent repeats its request".to_owned(),
+        // People who may only look get no code.
+        (_, operator::NAME) if code.is_empty() => "  waiting for the operator".to_owned(),
         (_, operator::NAME) => format!("  bursar approve {id} --code {code}\n  bursar deny {id} --why TEXT"),
         _ => format!("  waiting for {approver}, asked through {backend_name}"),
     };

@@ -20,11 +20,14 @@ pub(super) fn read_again<T>(compared: Result<Compared<T>, ReadError>) -> Result<
 pub(super) fn noted(comparison: Comparison) -> Exit {
     match comparison {
         Comparison::Matches => Exit::Done,
-        Comparison::NotPossible(why) => {
-            note!("bursar: could not check whether entries of the journal are missing or were changed: {why}");
-            Exit::Unverifiable
-        }
+        Comparison::NotPossible(why) => unverified(&why),
     }
+}
+
+/// Notes on stderr why the journal could not be compared.
+pub(super) fn unverified(why: &str) -> Exit {
+    note!("bursar: could not check whether entries of the journal are missing or were changed: {why}");
+    Exit::Unverifiable
 }
 
 pub(super) fn damaged(error: ReadError) -> Failure {

@@ -8,6 +8,7 @@ mod arguments;
 mod backup;
 mod ca;
 mod clock;
+pub(crate) mod dates;
 mod demo;
 mod environment;
 mod evidence;
@@ -23,10 +24,13 @@ mod payments;
 mod privileges;
 mod progress;
 mod quote;
+mod reach;
 mod reconcile;
 mod run;
 mod sandbox;
 mod serve;
+mod spend;
+mod table;
 mod wallet;
 
 use std::fmt;
@@ -84,6 +88,8 @@ enum Command {
     Limits(limits::LimitsCommand),
     /// Ask a site what a request costs, and what bursar would do about it; nothing is paid
     Quote(quote::Command),
+    /// Show what was spent: by agent, merchant, day and so on
+    Spend(spend::Spend),
     /// List payments that are waiting for approval
     Pending(approvals::Pending),
     /// Approve a waiting payment, with the code shown in its question
@@ -203,11 +209,12 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
         Command::Payments(command) => command.run(&home()?),
-        Command::Pause(command) => wait(command.run(&home()?)),
-        Command::Resume(command) => wait(command.run(&home()?)),
+        Command::Pause(command) => wait(command.run(home())),
+        Command::Resume(command) => wait(command.run(home())),
         Command::Limits(command) => wait(command.run(home())),
+        Command::Spend(command) => wait(command.run(home())),
         Command::Quote(command) => wait(command.run(&home()?)),
-        Command::Pending(command) => wait(command.run(&home()?)),
+        Command::Pending(command) => wait(command.run(home())),
         Command::Approve(command) => wait(command.run(&home()?)),
         Command::Deny(command) => wait(command.run(&home()?)),
         Command::Approvals(command) => command.run(home),

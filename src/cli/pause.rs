@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::{ArgGroup, Args};
 
 use super::output::{note, print_json, say};
+use super::reach::{Place, Reach, failed};
 use super::{Exit, Failure, journal};
 use crate::admin::{self, AdminError, Known, Outcome, Paused};
 use crate::config::Config;
@@ -19,6 +20,8 @@ use bursar_ledger::{Embedded, Ledger, Options, read_pauses};
 pub(super) struct Pause {
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    reach: Reach,
     /// Only show what is paused, since when, by whom and why
     #[arg(long, group = "what")]
     list: bool,
@@ -35,6 +38,8 @@ pub(super) struct Pause {
 pub(super) struct Resume {
     #[command(flatten)]
     scope: Scope,
+    #[command(flatten)]
+    reach: Reach,
     /// Reason; the ledger records it
     #[arg(long, value_name = "TEXT")]
     why: String,
@@ -72,16 +77,16 @@ impl Scope {
 }
 
 impl Pause {
-    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
-        home.require_initialised()?;
+    pub(super) async fn run(self, home: Result<Home, Failure>) -> Result<Exit, Failure> {
+        let place = self.reach.place(home)?;
         let Some(why) = &self.why else {
-            return list(home, self.json).await;
+            return list(&place, self.json).await;
         };
         let scope = self.scope.read()?;
         require_reason(why)?;
-        let outcome = match admin::pause(home, &scope, why).await {
-            Err(AdminError::NoServer) => offline(home, Act::Pause, &scope, why).await?,
-            outcome => outcome.map_err(|error| Failure::negative(error.to_string()))?,
+        let outcome = match admin::pause(&place.door(), &scope, why).await {
+            Err(AdminError::NoServer) => offline(place.without_server()?, Act::Pause, &scope, why).await?,
+            outcome => outcome.map_err(failed)?,
         };
         if self.json {
             print_json(&outcome)?;
@@ -108,13 +113,13 @@ impl Pause {
 }
 
 impl Resume {
-    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
-        home.require_initialised()?;
+    pub(super) async fn run(self, home: Result<Home, Failure>) -> Result<Exit, Failure> {
+        let place = self.reach.place(home)?;
         let scope = self.scope.read()?;
         require_reason(&self.why)?;
-        let outcome = match admin::resume(home, &scope, &self.why).await {
-            Err(AdminError::NoServer) => offline(home, Act::Resume, &scope, &self.why).await?,
-            outcome => outcome.map_err(|error| Failure::negative(error.to_string()))?,
+        let outcome = match admin::resume(&place.door(), &scope, &self.why).await {
+            Err(AdminError::NoServer) => offline(place.without_server()?, Act::Resume, &scope, &self.why).await?,
+            outcome => outcome.map_err(failed)?,
         };
         if self.json {
             print_json(&outcome)?;
@@ -146,16 +151,17 @@ fn notes(outcome: &Outcome) {
 }
 
 /// What the running server has in force; without a server, what is on record.
-async fn list(home: &Home, json: bool) -> Result<Exit, Failure> {
-    let (pauses, exit) = match admin::paused(home).await {
+async fn list(place: &Place, json: bool) -> Result<Exit, Failure> {
+    let (pauses, exit) = match admin::paused(&place.door()).await {
         Ok(pauses) => (pauses, Exit::Done),
         Err(AdminError::NoServer) => {
+            let home = place.without_server()?;
             require_own_ledger(home)?;
             let (pauses, exit) = journal::read(read_pauses(home.root()))?;
             let recorded = pauses.into_iter().map(|pause| Paused::of(pause, true));
             (recorded.collect(), exit)
         }
-        Err(error) => return Err(Failure::negative(error.to_string())),
+        Err(error) => return Err(failed(error)),
     };
     if json {
         pauses.iter().try_for_each(print_json)?;

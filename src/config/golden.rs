@@ -1,6 +1,7 @@
 //! Whole messages as users read them: reread them after changing one. The file texts below start with an empty line.
 
 mod bkey;
+mod people;
 
 use std::path::Path;
 

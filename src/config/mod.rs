@@ -9,6 +9,7 @@ pub(crate) mod approval;
 mod golden;
 pub(crate) mod limits_file;
 pub(crate) mod operator;
+pub(crate) mod people;
 pub(crate) mod secret;
 
 pub(crate) use bursar_config::diagnose::ConfigError;

@@ -17,6 +17,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
@@ -26,6 +27,7 @@ use super::alerts::Alerts;
 use super::approval::ciba::Client;
 use super::approval::{Approval, Backend};
 use super::limits_file::{LimitsFile, deciding};
+use super::people::People;
 use bursar_approvals::ciba::settings::Style;
 use bursar_config::diagnose::{Confidence, ConfigError, Document};
 use bursar_config::secret::SecretSource;
@@ -64,6 +66,8 @@ pub(crate) struct Config {
     pub alerts: Alerts,
     /// Where the secrets of the BKey client are kept, whether it pays or not.
     pub bkey_secrets: Vec<SecretSource>,
+    /// The second socket, for finance.
+    pub people: Option<Arc<People>>,
     pub timeouts: Timeouts,
     pub capacity: Capacity,
 }

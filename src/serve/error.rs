@@ -10,6 +10,7 @@ use super::approvals::OpenQuestionsError;
 use super::parts::OpenUpstreamError;
 use super::room::TooFewDescriptors;
 use super::{OpenIssuerError, OpenSitesError, OpenWalletError};
+use crate::admin::PeopleError;
 use crate::agents::AgentsError;
 use crate::backup::restore::NotAccepted;
 use crate::config::{ConfigError, SecretError};
@@ -66,6 +67,8 @@ pub enum StartError {
     Descriptors(io::Error),
     #[error("cannot open the admin socket {path}: {source}{}", shorter(path), path = path.display())]
     Admin { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    People(#[from] PeopleError),
 }
 
 fn way_out(error: &io::Error) -> &'static str {

@@ -32,7 +32,7 @@ use bursar_core::policy::budget::{Charge, Excess};
 
 /// How long a payment that was settled on the merchant's receipt waits for confirmation by the chain; after that it
 /// stays as it is. Without RPC nodes nothing ever confirms it, and the list must not grow forever.
-const CONFIRMABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
+pub(crate) const CONFIRMABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Why an entry cannot follow the previous ones. From the live writer that is a bug; from a file it is damage.
 #[derive(Debug, PartialEq, Eq, Error)]

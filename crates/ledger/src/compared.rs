@@ -12,6 +12,7 @@ use super::note::Checkpoint;
 use super::pruned::Beginning;
 use super::resume::Follower;
 use super::scan::Line;
+use super::text::Digest;
 
 /// What was read from a journal, and whether it could be compared with what was signed.
 #[derive(Debug)]
@@ -98,6 +99,11 @@ pub(crate) struct Comparing {
 impl Comparing {
     pub(crate) fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
         self.follower.visit(line)
+    }
+
+    /// Like [`Comparing::visit`], of an entry that was parsed already.
+    pub(crate) fn append(&mut self, leaf: Digest) -> Result<(), String> {
+        self.follower.append(leaf)
     }
 
     /// The journal has been read to its end.

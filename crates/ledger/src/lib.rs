@@ -91,6 +91,7 @@ mod reread;
 mod resume;
 pub mod scan;
 mod signing;
+pub mod spend;
 mod standing;
 pub mod text;
 mod timekeeping;
@@ -125,7 +126,7 @@ pub use read::{
 pub use reason::Reason;
 pub use recovery::OpenError;
 pub use refusals::ANY_HOST;
-pub use standing::{Standing, read_standing};
+pub use standing::{Open, Seen, Standing, read_standing};
 
 /// The result of a ledger method. It is ready once the operation is durable.
 pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -208,6 +209,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// The counters of these scopes, for all windows.
     fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>>;
+
+    /// The counters of these scopes together with what is open in them, in one step of the writer.
+    fn standing(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Seen, LedgerError>>;
 
     /// Payments that are held, armed or unknown, oldest first.
     fn open_items(&self) -> LedgerFuture<'_, Result<Vec<Payment>, LedgerError>>;

@@ -18,6 +18,7 @@ use super::model::{
 };
 use super::pauses::{Pause, Paused};
 use super::payment::{Finding, Payment};
+use super::standing::Seen;
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
 use super::{Ledger, LedgerFuture, Usage};
@@ -189,6 +190,14 @@ impl Ledger for Memory {
     fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>> {
         let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.look(move |state| Decisions::usage(state, &scopes))
+    }
+
+    fn standing(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Seen, LedgerError>> {
+        let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        self.look(move |state| {
+            let usage = Decisions::usage(state, &scopes);
+            Seen::of(usage, state.book.open_payments(), &scopes, state.entries.checked_sub(1))
+        })
     }
 
     fn open_items(&self) -> LedgerFuture<'_, Result<Vec<Payment>, LedgerError>> {

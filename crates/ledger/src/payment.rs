@@ -177,7 +177,7 @@ pub enum Finding {
 }
 
 /// `taken / signed` of a charge, rounded up.
-fn part(charge: u128, taken: u128, signed: u128) -> u128 {
+pub(crate) fn part(charge: u128, taken: u128, signed: u128) -> u128 {
     if taken == signed {
         return charge;
     }

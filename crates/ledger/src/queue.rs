@@ -15,6 +15,7 @@ use super::model::{
 };
 use super::pauses::{Pause, Paused};
 use super::payment::{Finding, Payment};
+use super::standing::Seen;
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
 use super::writer::{Delivery, Op, Shared};
@@ -204,6 +205,11 @@ impl<T: Queued> Ledger for T {
     fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>> {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         Box::pin(async move { self.queue().ask(|reply| Op::Usage(scopes, reply)).await? })
+    }
+
+    fn standing(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Seen, LedgerError>> {
+        let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        Box::pin(async move { self.queue().ask(|reply| Op::Standing(scopes, reply)).await? })
     }
 
     fn open_items(&self) -> LedgerFuture<'_, Result<Vec<Payment>, LedgerError>> {

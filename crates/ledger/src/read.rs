@@ -208,9 +208,14 @@ pub(super) fn read_entries<T>(
     visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
 ) -> Result<Compared<T>, ReadError> {
     format::check(dir)?;
+    looking(dir, || read_once(dir, &begin, &visit))
+}
+
+/// Reads again while what was met may be a write that is half done.
+pub(super) fn looking<T>(dir: &Path, read: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
     let (mut look, began) = (1, Instant::now());
     loop {
-        match read_once(dir, &begin, &visit) {
+        match read() {
             Err(error) if is_read_again(&error, look, began.elapsed(), unwritten_for(&dir.join("audit"))) => look += 1,
             read => return read,
         }

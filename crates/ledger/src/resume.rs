@@ -4,6 +4,7 @@
 //! ends at it has the expected hash, the start reads from there on; what is before it is read in the background
 //! (`reread`). In case of any doubt everything is read, because the journal decides and never the index.
 
+use std::cmp::Reverse;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -91,15 +92,20 @@ impl Position {
 /// Grows the tree along a scan, and compares it with what was signed.
 pub(crate) struct Follower {
     pub tree: Tree,
-    signed: Vec<Checkpoint>,
+    /// What was signed about more entries than have been read, the largest first.
+    ahead: Vec<Checkpoint>,
 }
 
 impl Follower {
     pub(crate) fn new(tree: Tree, signed: &[Checkpoint]) -> Self {
-        Self {
-            tree,
-            signed: signed.to_vec(),
-        }
+        let mut ahead: Vec<Checkpoint> = signed
+            .iter()
+            .filter(|signed| signed.size > tree.size())
+            .copied()
+            .collect();
+        // The next one last, because a long journal has many.
+        ahead.sort_by_key(|signed| Reverse(signed.size));
+        Self { tree, ahead }
     }
 
     pub(crate) fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
@@ -109,12 +115,13 @@ impl Follower {
     pub(crate) fn append(&mut self, leaf: Digest) -> Result<(), String> {
         self.tree.append(leaf);
         let size = self.tree.size();
-        let mut here = self.signed.iter().filter(|signed| signed.size == size);
-        if here.any(|signed| signed.root != self.tree.root()) {
-            return Err(format!(
-                "the {size} entries up to here are not the ones that were signed (audit/checkpoint, \
-                 audit/checkpoints.log)"
-            ));
+        while let Some(signed) = self.ahead.pop_if(|signed| signed.size == size) {
+            if signed.root != self.tree.root() {
+                return Err(format!(
+                    "the {size} entries up to here are not the ones that were signed (audit/checkpoint, \
+                     audit/checkpoints.log)"
+                ));
+            }
         }
         Ok(())
     }

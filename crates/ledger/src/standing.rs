@@ -3,27 +3,92 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use super::book::Book;
 use super::compared::Compared;
 use super::counters::{Counter, Counters};
 use super::decisions::Usage;
-use super::entry::Entry;
+use super::entry::{Entry, WindowCharge};
+use super::model::State;
 use super::pauses::Pause;
+use super::payment::Payment;
 use super::read::{ReadError, read_entries};
 use super::{Ledger, LedgerError};
-use bursar_core::policy::{Charge, Counted};
+use bursar_core::policy::{Charge, Counted, Unit, Window};
+
+/// What an engine reads in one step: the counters of some scopes, and the payments that are open in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub usage: Vec<Usage>,
+    pub open: Vec<Payment>,
+    /// Number of the newest entry; `None` if there is none, or if several logs have entries.
+    pub as_of: Option<u64>,
+}
+
+impl Seen {
+    pub(crate) fn of<'p>(
+        usage: Vec<Usage>,
+        open: impl Iterator<Item = &'p Payment>,
+        scopes: &[String],
+        as_of: Option<u64>,
+    ) -> Self {
+        let is_in = |payment: &&Payment| {
+            let mut charges = payment.windows().iter();
+            charges.any(|charge| scopes.iter().any(|scope| scope == charge.scope()))
+                || scopes.iter().any(|scope| counts_for(payment, scope))
+        };
+        Self {
+            usage,
+            open: open.filter(is_in).cloned().collect(),
+            as_of,
+        }
+    }
+}
+
+/// Whether a payment counts for a scope, whatever limits its charges name.
+fn counts_for(payment: &Payment, scope: &str) -> bool {
+    let reserved = &payment.reserved;
+    match scope.split_once(':') {
+        None => scope == "account",
+        Some(("agent", name)) => reserved.agent == name,
+        Some(("group", name)) => reserved.group.as_deref() == Some(name),
+        Some(_) => false,
+    }
+}
+
+/// What of a counter's `open` is held, armed or unknown, in its unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    pub held: u128,
+    pub armed: u128,
+    pub unknown: u128,
+}
+
+impl Open {
+    fn sum(self) -> Option<u128> {
+        self.held.checked_add(self.armed)?.checked_add(self.unknown)
+    }
+}
 
 /// The counters of some scopes, and the pauses in force, as one moment saw them.
 #[derive(Debug, Default)]
 pub struct Standing {
     counters: Counters,
+    open: Vec<Payment>,
     pauses: Vec<Pause>,
+    as_of: Option<u64>,
 }
 
 impl Standing {
     /// What a ledger counts at this moment for the charges' scopes, in one step of its writer.
     pub async fn ask(ledger: &dyn Ledger, charges: &[Charge]) -> Result<Self, LedgerError> {
-        let standing = Self::of(ledger.usage(&scopes(charges)).await?);
+        let Seen { usage, open, as_of } = ledger.standing(&scopes(charges)).await?;
+        let standing = Self {
+            open,
+            as_of,
+            ..Self::of(usage)
+        };
         let pauses = ledger.pauses().into_iter().map(|(pause, _)| pause).collect();
         Ok(Self { pauses, ..standing })
     }
@@ -47,8 +112,86 @@ impl Standing {
         }
         Self {
             counters,
-            pauses: Vec::new(),
+            ..Self::default()
         }
+    }
+
+    /// Number of the newest entry that it saw; `None` if there is none, or if several logs have entries.
+    pub fn as_of(&self) -> Option<u64> {
+        self.as_of
+    }
+
+    pub fn pauses(&self) -> &[Pause] {
+        &self.pauses
+    }
+
+    /// What of [`Counted::open`] is held, armed and unknown, by the states of the payments that are open there. `None`: it
+    /// does not add up.
+    pub fn open(&self, charge: &Charge) -> Option<Open> {
+        let counted = self.counted(charge)?;
+        let mut charges = [charge.clone()];
+        self.counters.begin(&mut charges);
+        let [charge] = charges;
+        // By the windows that were charged, or by the time for which a window is summed up, whatever charges named it.
+        [Self::charged_by_name, Self::charged_in_time]
+            .into_iter()
+            .filter_map(|charged| self.open_by(|payment| charged(payment, &charge)))
+            .find(|open| open.sum() == Some(counted.open))
+    }
+
+    fn open_by(&self, charged: impl Fn(&Payment) -> Option<u128>) -> Option<Open> {
+        let mut open = Open::default();
+        for payment in &self.open {
+            let part = match payment.state {
+                State::Held => &mut open.held,
+                State::Armed => &mut open.armed,
+                State::Unknown => &mut open.unknown,
+                State::Settled | State::Released | State::Expired => continue,
+            };
+            *part = part.checked_add(charged(payment)?)?;
+        }
+        Some(open)
+    }
+
+    fn charged_by_name(payment: &Payment, charge: &Charge) -> Option<u128> {
+        let window = charge.window_name();
+        let counts = |start: &str| match charge.window {
+            Window::Rolling(rolling) => *start >= *rolling.oldest(&charge.start),
+            _ => *start == *charge.start,
+        };
+        let booked = payment
+            .windows()
+            .iter()
+            .filter(|booked| booked.scope() == &*charge.scope && booked.window() == window && counts(booked.start()));
+        booked.map(WindowCharge::amount).try_fold(0, u128::checked_add)
+    }
+
+    /// Held money counts in the windows that its charges name.
+    fn charged_in_time(payment: &Payment, charge: &Charge) -> Option<u128> {
+        if payment.state == State::Held {
+            return Self::charged_by_name(payment, charge);
+        }
+        let second = |start: &str| {
+            start
+                .parse()
+                .ok()
+                .and_then(|second| Timestamp::from_second(second).ok())
+        };
+        let from = match charge.window {
+            Window::Rolling(rolling) => second(&rolling.oldest(&charge.start)),
+            _ => charge.start.parse().ok(),
+        };
+        let at = payment.created_at.timestamp();
+        let is_in = from.is_none_or(|from: Timestamp| at >= from)
+            && charge
+                .ends
+                .filter(|_| charge.window.is_calendar())
+                .is_none_or(|ends| at < ends);
+        Some(match (is_in && counts_for(payment, &charge.scope), charge.unit) {
+            (false, _) => 0,
+            (true, Unit::MicroUsd) => payment.reserved.usd_micros.0,
+            (true, Unit::Payments) => 1,
+        })
     }
 
     /// What the charge would be added to. `None`: its window is over, so that nothing can be added.
@@ -72,21 +215,26 @@ fn scopes(charges: &[Charge]) -> Vec<&str> {
 
 /// What the charges would be added to, replayed from the journal in `dir` (the data directory) without a lock.
 pub fn read_standing(dir: &Path, charges: &[Charge]) -> Result<Compared<Standing>, ReadError> {
-    let visit = |book: &mut Book, line: &super::scan::Line<'_>| {
+    let visit = |(book, as_of): &mut (Book, Option<u64>), line: &super::scan::Line<'_>| {
         let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
         book.apply(&entry).map_err(|illegal| illegal.to_string())?;
+        *as_of = Some(entry.seq);
         Ok(())
     };
-    let read = read_entries(dir, |book| book, visit)?;
-    Ok(read.map(|book| {
+    let read = read_entries(dir, |book| (book, None), visit)?;
+    Ok(read.map(|(book, as_of)| {
         let mut counters = Counters::default();
         for scope in scopes(charges) {
             for (window, start, counter) in book.counters().of_scope(scope) {
                 counters.restore((scope.to_owned(), window.to_owned(), start.to_owned()), counter);
             }
         }
-        let pauses = book.pauses().all().cloned().collect();
-        Standing { counters, pauses }
+        Standing {
+            counters,
+            open: book.open_payments().cloned().collect(),
+            pauses: book.pauses().all().cloned().collect(),
+            as_of,
+        }
     }))
 }
 

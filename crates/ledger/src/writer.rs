@@ -27,6 +27,7 @@ use super::recovery::Opening;
 use super::refusals;
 use super::reread::Rereading;
 use super::signing::Signing;
+use super::standing::Seen;
 use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
 use bursar_core::payment_id::PaymentId;
@@ -306,6 +307,11 @@ impl Writer {
                 DurableAnswer::Find(rid, reply, self.book().open_payment(&rid).cloned().map(Box::new))
             }
             Op::Usage(scopes, reply) => DurableAnswer::Usage(reply, self.usage(&scopes)),
+            Op::Standing(scopes, reply) => {
+                let newest = self.opening.journal.chain().next_seq.checked_sub(1);
+                let seen = Seen::of(self.usage(&scopes), self.book().open_payments(), &scopes, newest);
+                DurableAnswer::Standing(reply, Box::new(seen))
+            }
             Op::OpenItems(reply) => DurableAnswer::OpenItems(reply, self.book().open_payments().cloned().collect()),
             Op::Unconfirmed(reply) => DurableAnswer::Unconfirmed(reply, self.book().unconfirmed().collect()),
             Op::Keys(reply) => DurableAnswer::Keys(reply, self.book().keys().copied().collect()),
@@ -356,6 +362,9 @@ impl Writer {
             }
             DurableAnswer::Usage(reply, usage) => {
                 let _ = reply.send(Ok(usage));
+            }
+            DurableAnswer::Standing(reply, seen) => {
+                let _ = reply.send(Ok(*seen));
             }
             DurableAnswer::OpenItems(reply, items) => {
                 let _ = reply.send(Ok(items));

@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 use super::payments::{refusal_table, table};
 use super::serve::watch;
 use super::{Exit, Failure, init, journal};
-use crate::admin::{self, AdminError};
+use crate::admin::{self, AdminError, Door};
 use crate::agents::{IssuedToken, Registry};
 use crate::serve::{self, Running};
 use bursar_core::agent_name::AgentName;
@@ -229,7 +229,10 @@ impl Stage {
     /// What the operator does meanwhile, through the same socket as the commands use.
     async fn approve(&self) -> Result<(), Failure> {
         let failed = |error: AdminError| Failure::negative(error.to_string());
-        let pending = admin::pending(&self.home).await.map_err(failed)?.unwrap_or_default();
+        let pending = admin::pending(&Door::of(&self.home))
+            .await
+            .map_err(failed)?
+            .unwrap_or_default();
         let [question] = pending.as_slice() else {
             let count = pending.len();
             return Err(Failure::negative(format!(

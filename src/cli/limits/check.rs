@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::arguments::duration;
 use super::super::output::{note, print_json, say};
+use super::super::reach::{Place, Reach};
 use super::super::{Exit, Failure};
 use super::chosen;
 use crate::admin::{self, AdminError, InForce, hex};
@@ -26,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
 pub(in crate::cli) struct Check {
+    #[command(flatten)]
+    reach: Reach,
     /// The file to check [default: the one that bursar.toml names]
     file: Option<PathBuf>,
     /// Exit with 1 if there are warnings
@@ -72,6 +75,12 @@ struct Found {
 
 impl Check {
     pub(super) async fn run(self, home: Result<Home, Failure>) -> Result<Exit, Failure> {
+        if self.reach.is_used() && self.file.is_none() {
+            return Err(Failure::usage(
+                "name the file: with --socket no data directory says where it is, as in `bursar limits check --wait \
+                 --socket PATH limits.toml`",
+            ));
+        }
         let (path, text) = chosen(self.file.clone(), &home)?;
         let file = path.display().to_string();
         let at_hand = home.as_ref().ok().filter(|home| home.require_initialised().is_ok());
@@ -110,10 +119,9 @@ impl Check {
                 );
             }
         }
-        let waited = match (self.wait, home) {
-            (false, _) => None,
-            (true, Ok(home)) => Some(wait(&home, &hex(&sha256), self.timeout).await?),
-            (true, Err(failure)) => return Err(failure),
+        let waited = match self.wait {
+            false => None,
+            true => Some(wait(&self.reach.place(home)?, &hex(&sha256), self.timeout).await?),
         };
         if self.json {
             print_json(&Report {
@@ -187,7 +195,7 @@ impl Found {
 }
 
 /// Asks until the server has taken or rejected this content, or the time is over.
-async fn wait(home: &Home, sha256: &str, timeout: Duration) -> Result<Standing, Failure> {
+async fn wait(place: &Place, sha256: &str, timeout: Duration) -> Result<Standing, Failure> {
     let (asked, began) = (
         InForce {
             sha256: sha256.to_owned(),
@@ -195,11 +203,11 @@ async fn wait(home: &Home, sha256: &str, timeout: Duration) -> Result<Standing, 
         Instant::now(),
     );
     loop {
-        let standing = admin::standing(home, &asked).await.map_err(|error| match error {
-            AdminError::NoServer => Failure::unavailable(
+        let standing = admin::standing(&place.door(), &asked).await.map_err(|error| match (place, error) {
+            (Place::Home(_), AdminError::NoServer) => Failure::unavailable(
                 "no server is running on this data directory, so no limits are in force; start it with `bursar serve`",
             ),
-            error => Failure::negative(error.to_string()),
+            (place, error) => place.failed(error),
         })?;
         if standing != Standing::Waiting || began.elapsed() >= timeout {
             return Ok(standing);

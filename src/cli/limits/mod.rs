@@ -3,6 +3,7 @@
 
 mod check;
 mod diff;
+mod show;
 mod test;
 mod try_purchase;
 
@@ -22,6 +23,8 @@ use bursar_home::Home;
 pub(super) enum LimitsCommand {
     /// Show every mistake in limits.toml, and what is probably not meant
     Check(check::Check),
+    /// Show the limits in force, where each is written, and how far the budgets are used
+    Show(show::Show),
     /// Ask what would be decided about a purchase, and which rules decide; nothing is held or bought
     Try(try_purchase::Try),
     /// Compare two files: which agents may spend more, and which less, each with a purchase that shows it
@@ -34,6 +37,7 @@ impl LimitsCommand {
     pub(super) async fn run(self, home: Result<Home, Failure>) -> Result<Exit, Failure> {
         match self {
             Self::Check(command) => command.run(home).await,
+            Self::Show(command) => command.run(home).await,
             Self::Try(command) => command.run(home).await,
             Self::Diff(command) => command.run(),
             Self::Test(command) => command.run(&home),

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 
 use super::super::arguments::moment;
 use super::super::output::{note, print_json, say};
+use super::super::reach::{Reach, failed};
 use super::super::{Exit, Failure, journal};
 use super::{configured, text_of};
-use crate::admin::{self, AdminError, FileText};
+use crate::admin::{self, AdminError, Door, FileText};
 use crate::config::Config;
 use crate::config::approval::Backend;
 use crate::config::operator::Store;
@@ -22,6 +23,8 @@ use bursar_ledger::{Standing, read_standing};
 
 #[derive(Args)]
 pub(in crate::cli) struct Try {
+    #[command(flatten)]
+    reach: Reach,
     /// Who would buy
     #[arg(long, value_name = "NAME")]
     agent: String,
@@ -106,17 +109,25 @@ impl Try {
             },
             with,
         };
+        if self.reach.is_used() {
+            let place = self.reach.place(home)?;
+            let report = admin::try_purchase(&place.door(), &asked).await;
+            return report.map(|report| (report, Exit::Done)).map_err(|error| match error {
+                AdminError::Refused(why) => Failure::usage(why),
+                error => place.failed(error),
+            });
+        }
         let home = match home.and_then(|home| home.require_initialised().map(|()| home).map_err(Failure::from)) {
             Ok(home) => home,
             // A file alone can be asked without any ledger.
             Err(failure) if asked.with.is_none() => return Err(failure),
             Err(_) => return blind(asked, None),
         };
-        match admin::try_purchase(&home, &asked).await {
+        match admin::try_purchase(&Door::of(&home), &asked).await {
             Ok(report) => Ok((report, Exit::Done)),
             Err(AdminError::NoServer) => offline(asked, &home),
             Err(AdminError::Refused(why)) => Err(Failure::usage(why)),
-            Err(error) => Err(Failure::negative(error.to_string())),
+            Err(error) => Err(failed(error)),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
@@ -17,6 +18,7 @@ use super::{
     AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Log, Proxy, RpcUrl, SharedStore, Store,
     Stripe, StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
 };
+use crate::config::people::people;
 use crate::config::{LimitsFile, alerts, approval};
 use bursar_config::secret::SecretSource;
 use bursar_config::section::{Entry, Hints, Section};
@@ -56,6 +58,10 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
             .map(alerts::alerts)
             .unwrap_or_default(),
         log: top.section("log").map(log).unwrap_or_default(),
+        people: top
+            .section("people")
+            .and_then(|section| people(section, dir))
+            .map(Arc::new),
         timeouts: top.section("timeouts").map(timeouts).unwrap_or_default(),
         capacity: top.section("capacity").map(capacity).unwrap_or_default(),
     };

@@ -8,9 +8,11 @@ mod init;
 mod limits;
 mod ownership;
 mod payments;
+mod people;
 mod quote;
 mod sandbox;
 mod serve;
+mod spend;
 mod usage;
 mod wallet;
 

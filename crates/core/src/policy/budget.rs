@@ -224,6 +224,11 @@ impl Budget {
         matches!(self.unit, Unit::MicroUsd) && !matches!(self.window, Window::Pending | Window::SinceApproval)
     }
 
+    /// What the file says happens if a charge does not fit, whether a person can be asked or not.
+    pub(super) const fn written_excess(&self) -> Excess {
+        self.excess
+    }
+
     pub(super) fn charge(&self, price: MicroUsd, payee: &Account, excess: Excess, periods: &mut Periods<'_>) -> Charge {
         let Period { start, ends } = match (self.window, excess) {
             (Window::Payee, _) => Period::without_end(payee.to_string()),

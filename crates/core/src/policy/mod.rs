@@ -22,6 +22,7 @@ mod rules;
 mod threshold;
 mod trace;
 mod window;
+mod written;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub use remaining::Remaining;
 pub use threshold::{Threshold, named, owners};
 pub use trace::{Looked, Outcome, Trace, trace};
 pub use window::{Rolling, Window};
+pub use written::Written;
 
 /// Who wants to buy what, and when.
 pub struct Purchase<'a> {

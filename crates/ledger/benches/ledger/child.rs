@@ -49,13 +49,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Fault> {
     Ok(())
 }
 
-fn cpu_s() -> f64 {
+pub(crate) fn cpu_s() -> f64 {
     let spent = clock_gettime(ClockId::ProcessCPUTime);
     spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
 }
 
 /// The peak resident memory of this process.
-fn peak_mib() -> Result<f64, Fault> {
+pub(crate) fn peak_mib() -> Result<f64, Fault> {
     status_mib("VmHWM:")
 }
 

@@ -17,6 +17,7 @@ mod postgres;
 mod postgres_cluster;
 mod report;
 mod soak;
+mod spend;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         .collect();
     let done = match arguments.first().map(String::as_str) {
         Some("start") => child::run(&arguments[1..]),
+        Some("spend") => spend::run(&arguments[1..]),
         Some("write") => write(&arguments[1..]),
         // `cargo test --all-targets` runs this too; figures of an unoptimised build mean nothing.
         _ if cfg!(debug_assertions) => {
@@ -112,7 +114,10 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
     if wanted("history") {
         history::measure(root, asked.rounds, asked.payments)?;
     }
-    // Only when it is asked for.
+    // Only when they are asked for.
+    if asked.only.as_deref() == Some("spend") {
+        spend::measure(root, asked.rounds, asked.payments)?;
+    }
     if asked.only.as_deref() == Some("soak") {
         let soak = soak::Soak {
             payments: asked.payments,

@@ -121,6 +121,7 @@ impl Task {
             Op::Wake => return Wanted::Nothing,
             question @ (Op::Find(..)
             | Op::Usage(..)
+            | Op::Standing(..)
             | Op::OpenItems(_)
             | Op::Unconfirmed(_)
             | Op::Keys(_)

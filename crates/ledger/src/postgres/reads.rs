@@ -13,6 +13,7 @@ use crate::decisions::Usage;
 use crate::key::KeyHold;
 use crate::model::{Approvals, LedgerError};
 use crate::payment::Payment;
+use crate::standing::Seen;
 use crate::text::Moment;
 use crate::writer::ops::{Found, Op};
 use bursar_core::payment_id::PaymentId;
@@ -43,6 +44,7 @@ impl Engine {
                 let _ = reply.send(found);
             }
             Op::Usage(scopes, reply) => drop(reply.send(reads.usage(&scopes).await)),
+            Op::Standing(scopes, reply) => drop(reply.send(reads.standing(&scopes).await)),
             Op::OpenItems(reply) => drop(reply.send(reads.open_items().await)),
             Op::Unconfirmed(reply) => drop(reply.send(reads.unconfirmed().await)),
             Op::Approvals(reply) => drop(reply.send(reads.approvals(now).await)),
@@ -116,6 +118,41 @@ impl Reads<'_> {
         // In the order of the question.
         usage.sort_by_key(|row| scopes.iter().position(|scope| *scope == row.scope));
         Ok(usage)
+    }
+
+    /// The counters, and the open payments of all proxies, as one moment saw them.
+    async fn standing(&self, scopes: &[String]) -> Result<Seen, LedgerError> {
+        self.execute("begin transaction isolation level repeatable read, read only")
+            .await?;
+        let seen = self.standing_now(scopes).await;
+        // Nothing was written, so both ends are the same.
+        let ended = self.execute("rollback").await;
+        seen.and_then(|seen| ended.map(|()| seen))
+    }
+
+    async fn standing_now(&self, scopes: &[String]) -> Result<Seen, LedgerError> {
+        let usage = self.usage(scopes).await?;
+        let rows = self
+            .query(
+                "select payment from bursar.resv where state in (1, 2, 4) order by rid",
+                &[],
+            )
+            .await?;
+        let read = rows.iter().map(|row| read_payment(row.try_get(0)?));
+        let open: Vec<Payment> = read.collect::<Result<_, _>>().map_err(unreadable)?;
+        // Each proxy numbers the entries of its own log.
+        Ok(Seen::of(usage, open.iter(), scopes, None))
+    }
+
+    async fn execute(&self, text: &str) -> Result<(), LedgerError> {
+        let Some(session) = self.session else {
+            return self.query(text, &[]).await.map(|_| ());
+        };
+        match timeout(PATIENCE, session.client.batch_execute(text)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(unreadable(error.into())),
+            Err(_) => Err(LedgerError::Failed("the database does not answer".to_owned())),
+        }
     }
 
     async fn open_items(&self) -> Result<Vec<Payment>, LedgerError> {

@@ -14,6 +14,7 @@ use crate::model::{
 use crate::pauses::{InForce, Pause};
 use crate::payment::{Finding, Payment};
 use crate::refusals::Refusals;
+use crate::standing::Seen;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::PauseScope;
 
@@ -50,6 +51,7 @@ pub enum Op {
     },
     Find(PaymentId, Reply<Found>),
     Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
+    Standing(Vec<String>, Reply<Result<Seen, LedgerError>>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
     Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>),
     Keys(Reply<Result<Vec<KeyHold>, LedgerError>>),
@@ -170,6 +172,7 @@ pub(crate) enum DurableAnswer {
     ),
     Find(PaymentId, Reply<Found>, Option<Box<Payment>>),
     Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
+    Standing(Reply<Result<Seen, LedgerError>>, Box<Seen>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
     Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>, Vec<PaymentId>),
     Keys(Reply<Result<Vec<KeyHold>, LedgerError>>, Vec<KeyHold>),
@@ -187,6 +190,7 @@ impl DurableAnswer {
             Self::Resumed(reply, _) => drop(reply.send(Err(failed()))),
             Self::Find(_, reply, _) => drop(reply.send(Found::Failed(failed()))),
             Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Standing(reply, _) => drop(reply.send(Err(failed()))),
             Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),
             Self::Unconfirmed(reply, _) => drop(reply.send(Err(failed()))),
             Self::Keys(reply, _) => drop(reply.send(Err(failed()))),

@@ -13,5 +13,6 @@ mod postgres_cluster;
 mod previous_version;
 mod read;
 mod signed;
+mod spend;
 mod unsigned;
 mod world;
