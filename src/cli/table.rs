@@ -54,14 +54,17 @@ impl Colour {
     }
 }
 
-/// How many of `width` places each part of `whole` takes, one after the other: rounded up, and at least one as long as there
-/// is room, so that a little is seen.
+/// How many of `width` places each part of `whole` takes, one after the other: rounded up, and at least one, so that a
+/// little is seen.
 pub(super) fn places(parts: &[u128], whole: u128, width: usize) -> Vec<usize> {
     let (mut sum, mut taken) = (0u128, 0usize);
+    // Those that come after it and have to be seen, too.
+    let later = |number: usize| parts.iter().skip(number + 1).filter(|part| **part > 0).count();
     let wide = u128::try_from(width).unwrap_or(u128::MAX);
     parts
         .iter()
-        .map(|part| {
+        .enumerate()
+        .map(|(number, part)| {
             sum = sum.saturating_add(*part);
             let end = match whole {
                 0 if sum > 0 => width,
@@ -74,7 +77,7 @@ pub(super) fn places(parts: &[u128], whole: u128, width: usize) -> Vec<usize> {
             };
             let end = match *part {
                 0 => taken,
-                _ => end.max(taken + 1).min(width),
+                _ => end.max(taken + 1).min(width.saturating_sub(later(number))),
             };
             let places = end.saturating_sub(taken);
             taken = end;
@@ -122,9 +125,9 @@ mod tests {
         assert_eq!(places(&[1, 0, 0], 1_000_000, 20), [1, 0, 0]);
         assert_eq!(places(&[1, 1, 1], 1_000_000, 20), [1, 1, 1]);
         assert_eq!(places(&[50, 25, 25], 100, 20), [10, 5, 5]);
-        assert_eq!(places(&[100, 10, 10], 100, 20), [20, 0, 0], "over the limit");
+        assert_eq!(places(&[100, 10, 10], 100, 20), [18, 1, 1], "over the limit");
         assert_eq!(places(&[5, 0, 0], 0, 20), [20, 0, 0], "a limit of nothing");
-        assert_eq!(places(&[u128::MAX, 1, 0], u128::MAX, 20), [20, 0, 0]);
+        assert_eq!(places(&[u128::MAX, 1, 0], u128::MAX, 20), [19, 1, 0]);
         assert_eq!(
             places(&[u128::MAX / 2, 0, u128::MAX / 2], u128::MAX, 20)
                 .iter()

@@ -81,8 +81,8 @@ fn text_is_aligned_and_has_bars_only_on_a_terminal() {
     };
     let drawn = text(&view, terminal);
     assert!(drawn.lines().all(|line| line.chars().count() <= 80), "{drawn}");
-    assert!(drawn.contains("3  ########################\n"), "{drawn}");
-    assert!(drawn.contains("3  #\n"), "{drawn}");
+    assert!(drawn.contains("3  #######################:\n"), "{drawn}");
+    assert!(drawn.contains("3  #:\n"), "{drawn}");
     let narrow = Look { width: 60, ..terminal };
     assert_eq!(text(&view, narrow), expected);
 }
