@@ -8,6 +8,7 @@ mod arguments;
 mod backup;
 mod ca;
 mod clock;
+mod dates;
 mod demo;
 mod environment;
 mod evidence;
@@ -26,7 +27,9 @@ mod reconcile;
 mod run;
 mod sandbox;
 mod serve;
+mod table;
 mod wallet;
+mod zone;
 
 use std::fmt;
 use std::path::PathBuf;
