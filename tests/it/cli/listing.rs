@@ -106,7 +106,7 @@ async fn a_day_is_one_of_the_zone_of_limits_toml() {
     let lines: Vec<&str> = shown.lines().collect();
     assert_eq!(lines[0], "   Times are in Europe/Berlin.", "{shown}");
     assert!(
-        lines[1].starts_with("   2026-11-01 00:00:00  settled        1.00 USDC"),
+        lines[1].starts_with("   2026-11-01 00:00:00  settled           1 USDC"),
         "{shown}"
     );
     assert!(

@@ -98,7 +98,7 @@ fn a_long_resource_is_cut_and_no_line_is_wider_than_the_terminal() {
             1 => assert!(fits, "{width}: {text}"),
             lines => assert_eq!((lines, width < 120), (2, true), "{width}: {text}"),
         }
-        assert_eq!(text.contains('…'), lines.len() == 1 && width < 170, "{width}: {text}");
+        assert_eq!(text.contains('…'), lines.len() == 1 && width < 164, "{width}: {text}");
     }
 }
 
