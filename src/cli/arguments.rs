@@ -1,13 +1,12 @@
-//! What several commands take as an argument: a payment's id, a moment.
+//! What several commands take as an argument: a payment's id, a merchant, a duration.
 
 use std::time::Duration;
 
-use jiff::civil;
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp, Zoned};
+use jiff::SignedDuration;
 
 use super::Failure;
 use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::HostPattern;
 
 pub(super) fn not_found(rid: PaymentId) -> Failure {
     Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all"))
@@ -21,12 +20,9 @@ pub(super) fn parse_id(text: &str) -> Result<PaymentId, Failure> {
     })
 }
 
-/// A date without a time means 00:00 UTC.
-pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
-    let as_date = |date: civil::Date| date.to_zoned(TimeZone::UTC).map(|zoned: Zoned| zoned.timestamp());
-    text.parse::<Timestamp>()
-        .or_else(|_| text.parse::<civil::Date>().and_then(as_date))
-        .map_err(|_| "write a date or a time, such as 2026-11-20 or 2026-11-20T08:00:00Z".to_owned())
+/// As in `merchants` of limits.toml.
+pub(super) fn merchant(text: &str) -> Result<HostPattern, String> {
+    HostPattern::parse(text).map_err(|wrong| wrong.to_string())
 }
 
 /// `30s`, `2m`; at most a day.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::environment::sh_word;
 use super::output::say;
+use super::zone::ShownZone;
 use super::{Exit, Failure, journal};
 use crate::admin;
 use crate::backup::take::{self, CopyKeys};
@@ -43,9 +44,10 @@ pub(super) struct Restore {
 
 #[derive(Args)]
 pub(super) struct Retain {
-    /// Move only entries older than this, at least 8 days ago: 2026-11-20, or 2026-11-20T08:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = super::arguments::moment)]
-    before: Timestamp,
+    /// Move only entries older than this, at least 8 days ago: a day (2026-11-20, which begins at its midnight in the time
+    /// zone of limits.toml), a time (2026-11-20T08:00:00Z), or how long ago (400d)
+    #[arg(long, value_name = "TIME", value_parser = super::dates::has_form)]
+    before: String,
     /// Folder to move them to
     #[arg(long, value_name = "FOLDER")]
     to: PathBuf,
@@ -57,7 +59,8 @@ impl Retain {
         home.require_initialised()?;
         let to = absolute(&self.to)?;
         let who = admin::decider(rustix::process::geteuid().as_raw());
-        match retain::retain(home, self.before, &to, Arc::new(SystemClock), who).await? {
+        let before = ShownZone::of(home).since(&self.before)?;
+        match retain::retain(home, before, &to, Arc::new(SystemClock), who).await? {
             None => say!("Nothing to move: every segment has newer entries, or payments that are still open.")?,
             Some(moved) => {
                 let (count, first) = (moved.segments, moved.first_seq);

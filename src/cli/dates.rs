@@ -1,4 +1,4 @@
-//! What `--since` and `--until` mean: a day in the time zone of limits.toml, an instant, or a span before now.
+//! What `--since` and `--until` mean (R265): a day in the time zone of limits.toml, an instant, or a span before now.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -29,7 +29,7 @@ pub(crate) fn has_form(text: &str) -> Result<String, String> {
 }
 
 /// jiff also reads the day of a date with a time.
-fn is_day(text: &str) -> bool {
+pub(crate) fn is_day(text: &str) -> bool {
     text.len() == "2026-11-01".len()
 }
 

@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
 
-use super::arguments::{moment, not_found, parse_id};
+use super::arguments::{not_found, parse_id};
+use super::dates::has_form;
 use super::output::{note, print, print_json};
+use super::zone::ShownZone;
 use super::{Exit, Failure, journal};
 use bursar_approvals::questions;
 use bursar_approvals::record::{
@@ -21,7 +22,7 @@ use bursar_core::plain::plain;
 use bursar_home::Home;
 use bursar_ledger::lines::{asked_about, lines_about};
 use bursar_ledger::{PaymentId, PaymentRecord, read_payments};
-pub(super) use shown::Shown;
+pub(super) use shown::{Denial, Shown};
 
 /// Room for more than a year of approvals; a longer file can be split by lines.
 const LONGEST: u64 = 256 << 20;
@@ -39,9 +40,10 @@ pub(super) struct Export {
     /// Payment ids, as shown by `bursar payments list` [default: all payments that needed approval]
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// Only payments made since then: 2026-11-20, or 2026-11-20T08:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    since: Option<Timestamp>,
+    /// Only payments made since then: a day (2026-11-20) in the time zone of limits.toml, a time (2026-11-20T08:00:00Z),
+    /// or how long ago (7d, 12h)
+    #[arg(long, value_name = "TIME", value_parser = has_form)]
+    since: Option<String>,
     /// Only this agent's payments
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
@@ -114,10 +116,15 @@ impl Export {
                 }));
             }
         }
+        let since = self
+            .since
+            .as_deref()
+            .map(|text| ShownZone::of(home).since(text))
+            .transpose()?;
         let is_wanted = |payment: &&PaymentRecord| {
             asked.contains(&payment.id)
                 && (named.is_empty() || named.contains(&payment.id))
-                && self.since.is_none_or(|since| payment.created_at >= since)
+                && since.is_none_or(|since| payment.created_at >= since)
                 && self.agent.as_ref().is_none_or(|agent| payment.agent == *agent)
         };
         Ok(payments.iter().filter(is_wanted).map(|payment| payment.id).collect())

@@ -32,6 +32,7 @@ mod serve;
 mod spend;
 mod table;
 mod wallet;
+mod zone;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,24 +1,30 @@
 //! `bursar payments`: lists payments and refusals; resolves payments that cannot be proven.
 
-use std::fmt::Write;
+mod chosen;
+mod layout;
+mod sheet;
 
 use clap::{ArgGroup, Args, Subcommand};
 use jiff::Timestamp;
 
-use super::arguments::{moment, not_found, parse_id};
-use super::output::{note, print, print_json, say};
+use self::chosen::{Choice, Order, Row};
+use super::arguments::{merchant, not_found, parse_id};
+use super::dates::has_form;
+use super::output::{note, print, print_exact, print_json, say};
+use super::table::Look;
+use super::zone::ShownZone;
 use super::{Exit, Failure, journal, progress};
 use crate::admin::{self, AdminError, Resolved};
 use bursar_core::clock::SystemClock;
-use bursar_core::plain::plain;
+use bursar_core::policy::HostPattern;
 use bursar_home::Home;
 use bursar_ledger::{
-    ANY_HOST, Embedded, Ledger, LedgerError, PaymentId, PaymentRecord, RecordedPayments, Refused, read_payments,
+    Embedded, Ledger, LedgerError, PaymentId, PaymentRecord, RecordedPayments, Refused, read_payments,
 };
 
 #[derive(Subcommand)]
 pub(super) enum Payments {
-    /// List payments, oldest first
+    /// List payments, oldest first; days and times are in the time zone of limits.toml
     List(List),
     /// Show one payment
     Show(Show),
@@ -31,21 +37,30 @@ pub(super) struct List {
     /// One JSON object per line
     #[arg(long)]
     json: bool,
-    /// Also list refused payments
+    /// Also list refused payments, among the others
     #[arg(long)]
     refused: bool,
-    /// Only payments made since then: 2026-11-20, or 2026-11-20T08:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    since: Option<Timestamp>,
+    /// Only payments made since then: a day (2026-11-20), a time (2026-11-20T08:00:00Z), or how long ago (7d, 12h)
+    #[arg(long, value_name = "TIME", value_parser = has_form)]
+    since: Option<String>,
+    /// Only payments made until then; a day is meant to its end
+    #[arg(long, value_name = "TIME", value_parser = has_form)]
+    until: Option<String>,
+    /// Only payments to this host; `*.example.com` is every host below example.com
+    #[arg(long, value_name = "PATTERN", value_parser = merchant)]
+    merchant: Option<HostPattern>,
     /// Only this agent's payments
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
     /// Only payments in this state: held, armed, settled, unknown, released or expired
     #[arg(long)]
     state: Option<String>,
-    /// Only the newest COUNT payments
+    /// Only the newest COUNT payments; with --refused also the newest COUNT refusals
     #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
+    /// What to list by, smallest first
+    #[arg(long, value_enum, default_value_t)]
+    sort: Order,
 }
 
 #[derive(Args)]
@@ -96,53 +111,69 @@ impl List {
                 STATES.join(", ")
             )));
         }
+        let zone = ShownZone::of(home);
+        let choice = self.choice(&zone)?;
         let (recorded, exit) = journal::read(read_payments(home.root()))?;
         let RecordedPayments {
             mut payments,
             mut refusals,
             pauses,
         } = recorded;
-        payments.retain(|payment| self.wants(payment));
-        refusals.retain(|refusal| self.wants_refusal(refusal));
+        payments.retain(|payment| choice.wants(payment));
+        let unclear = refusals.iter().filter(|refusal| choice.is_unclear(refusal)).count();
+        refusals.retain(|refusal| choice.wants_refusal(refusal));
         if let Some(limit) = self.limit {
             payments.drain(..payments.len().saturating_sub(limit));
             refusals.drain(..refusals.len().saturating_sub(limit));
         }
+        if unclear > 0 {
+            note!(
+                "bursar: {unclear} entries about refusals at several hosts at once are not listed: they do not say whether \
+                 this host is among them."
+            );
+        }
+        let rows = Row::ordered(&payments, &refusals, self.sort);
         if self.json {
-            payments.iter().try_for_each(print_json)?;
-            refusals.iter().try_for_each(|refusal| {
-                print_json(&Tagged {
-                    state: "refused",
-                    refusal,
-                })
-            })?;
+            rows.iter().try_for_each(json_line)?;
             return Ok(exit);
         }
         for pause in &pauses {
             note!("{}", super::pause::sentence(&admin::Paused::of(pause.clone(), true)));
         }
-        if payments.is_empty() && refusals.is_empty() {
+        if rows.is_empty() {
             note!("No payments.");
         }
-        print(format_args!("{}{}", table(&payments), refusal_table(&refusals)))?;
+        // Every text of others in it is plain already; the colours must pass.
+        print_exact(&layout::listed(&rows, &zone, Look::of_stdout()))?;
         Ok(exit)
     }
 
-    fn wants(&self, payment: &PaymentRecord) -> bool {
-        self.since.is_none_or(|since| payment.created_at >= since)
-            && self.agent.as_ref().is_none_or(|agent| payment.agent == *agent)
-            && self
-                .state
-                .as_ref()
-                .is_none_or(|state| payment.state.to_string() == *state)
+    fn choice(&self, zone: &ShownZone) -> Result<Choice, Failure> {
+        Ok(Choice {
+            since: self.since.as_deref().map(|text| zone.since(text)).transpose()?,
+            until: self.until.as_deref().map(|text| zone.until(text)).transpose()?,
+            agent: self.agent.clone(),
+            merchant: self.merchant.clone(),
+            state: self.state.clone(),
+            with_refusals: self.refused,
+        })
     }
+}
 
-    fn wants_refusal(&self, refusal: &Refused) -> bool {
-        self.refused
-            && self.since.is_none_or(|since| refusal.at >= since)
-            && self.agent.as_ref().is_none_or(|agent| refusal.agent == *agent)
-            && self.state.is_none()
+fn json_line(row: &Row<'_>) -> Result<(), Failure> {
+    match row {
+        Row::Payment(payment) => print_json(payment),
+        Row::Refusal(refusal) => print_json(&Tagged {
+            state: "refused",
+            refusal,
+        }),
     }
+}
+
+/// Payments and refusals as `bursar payments list --refused` shows them where stdout is no terminal, times in UTC.
+pub(super) fn shown(recorded: &RecordedPayments) -> String {
+    let rows = Row::ordered(&recorded.payments, &recorded.refusals, Order::Time);
+    layout::listed(&rows, &ShownZone::plain_utc(), Look::of_no_terminal())
 }
 
 /// A refusal in a list of payments; its `state` says so.
@@ -175,7 +206,9 @@ impl Show {
                 approval,
             })?;
         } else {
-            print(format_args!("{}{}", sheet(&payment), approval.text()))?;
+            let zone = ShownZone::of(home);
+            let sheet = sheet::sheet(&payment, approval.denial(), &zone);
+            print(format_args!("{sheet}{}", approval.text(&zone)))?;
         }
         Ok(exit)
     }
@@ -262,88 +295,4 @@ async fn resolve_offline(home: &Home, rid: PaymentId, word: Resolved, who: Strin
 fn find(recorded: RecordedPayments, rid: PaymentId) -> Result<PaymentRecord, Failure> {
     let payment = recorded.payments.into_iter().find(|payment| payment.id == rid);
     payment.ok_or_else(|| not_found(rid))
-}
-
-/// Payments as a table.
-pub(super) fn table(payments: &[PaymentRecord]) -> String {
-    let mut out = String::new();
-    for payment in payments {
-        let _ = writeln!(
-            out,
-            "   {}  {:<8} {:>10} {:<5} {:<12} {}",
-            payment.created_at.strftime("%Y-%m-%d %H:%M:%S"),
-            payment.state.to_string(),
-            payment.amount_decimal,
-            payment.symbol,
-            plain(&payment.agent),
-            plain(&payment.resource),
-        );
-        let _ = writeln!(out, "   {}", payment.id);
-    }
-    out
-}
-
-pub(super) fn refusal_table(refusals: &[Refused]) -> String {
-    let mut out = String::new();
-    for refusal in refusals {
-        let times = if refusal.count > 1 {
-            format!(" ({} times)", refusal.count)
-        } else {
-            String::new()
-        };
-        let _ = writeln!(
-            out,
-            "   {}  {:<8} {:>10} {:<5} {:<12} {} by {}{times}",
-            refusal.at.strftime("%Y-%m-%d %H:%M:%S"),
-            "refused",
-            refusal.usd.as_deref().unwrap_or("-"),
-            "USD",
-            plain(&refusal.agent),
-            match refusal.merchant.as_str() {
-                ANY_HOST => "several hosts".into(),
-                host => plain(host),
-            },
-            plain(&refusal.rule),
-        );
-    }
-    out
-}
-
-fn sheet(payment: &PaymentRecord) -> String {
-    let mut out = String::new();
-    let fields = serde_json::to_value(payment).unwrap_or_default();
-    // serde_json sorts the members; this order reads better.
-    const ORDER: [&str; 25] = [
-        "id",
-        "state",
-        "by",
-        "reason",
-        "disputed",
-        "agent",
-        "group",
-        "merchant",
-        "resource",
-        "amount_decimal",
-        "symbol",
-        "usd",
-        "taken",
-        "amount",
-        "asset",
-        "network",
-        "rail",
-        "scheme",
-        "payee",
-        "nonce",
-        "valid_before",
-        "tx",
-        "approval",
-        "created_at",
-        "updated_at",
-    ];
-    for name in ORDER {
-        if let Some(text) = fields.get(name).and_then(|value| value.as_str()) {
-            let _ = writeln!(out, "{name:<15} {}", plain(text));
-        }
-    }
-    out
 }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{moment, parse_id};
+use super::arguments::parse_id;
+use super::dates::has_form;
 use super::output::{note, print, print_json};
+use super::zone::ShownZone;
 use super::{Exit, Failure, progress};
 use crate::admin::{self, AdminError};
 use crate::config::Config;
@@ -41,10 +42,10 @@ pub(super) struct Reconcile {
     /// One JSON object per line, of kind payment, outflow or unsearched, and last one of kind summary
     #[arg(long)]
     json: bool,
-    /// Include payments settled by the merchant's receipt, and earlier findings, since then: 2026-11-20, or
-    /// 2026-11-20T08:00:00Z [default: the last 7 days]
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    since: Option<Timestamp>,
+    /// Include payments settled by the merchant's receipt, and earlier findings, since then: a day (2026-11-20) in the
+    /// time zone of limits.toml, a time (2026-11-20T08:00:00Z), or how long ago (30d) [default: the last 7 days]
+    #[arg(long, value_name = "TIME", value_parser = has_form)]
+    since: Option<String>,
     /// Only these payment ids, as shown by `bursar payments list`
     #[arg(value_name = "ID", conflicts_with = "since")]
     ids: Vec<String>,
@@ -54,7 +55,12 @@ impl Reconcile {
     pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let ids = self.ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
-        let question = Question { ids, since: self.since };
+        let since = self
+            .since
+            .as_deref()
+            .map(|text| ShownZone::of(home).since(text))
+            .transpose()?;
+        let question = Question { ids, since };
         let compared = match online(home, &question).await {
             Ok(compared) => compared,
             Err(AdminError::NoServer) => offline(home, &question).await?,

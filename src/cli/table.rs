@@ -27,6 +27,15 @@ impl Look {
         }
     }
 
+    /// Where nobody can say how wide lines may be.
+    pub(super) const fn of_no_terminal() -> Self {
+        Self {
+            width: USUAL,
+            is_terminal: false,
+            has_colours: false,
+        }
+    }
+
     pub(super) fn coloured(self, text: &str, colour: Colour) -> String {
         match self.has_colours && !text.is_empty() {
             true => format!("\x1b[{}m{text}\x1b[0m", colour.code()),

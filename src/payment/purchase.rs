@@ -189,11 +189,11 @@ impl Purchase {
         match reserved {
             Ok(reservation) => Ok((reservation, permission)),
             Err(ReserveError::StalePolicy { .. }) if !decided_again => Err(NotBought::LimitsReplaced),
-            Err(error) => Err(self
-                .asks_over(&error)
-                // Another request may have asked the question just now.
-                .or_else(|| self.joins())
-                .unwrap_or_else(|| self.not_reserved(error))),
+            // Another request may have asked the question just now.
+            Err(error) => Err(match self.asks_over(&error).or_else(|| self.joins()) {
+                Some(asks) => asks,
+                None => self.not_reserved(error).await,
+            }),
         }
     }
 

@@ -98,8 +98,7 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
 
     Limits {
         sha256: Sha256::digest(text).into(),
-        // A file without a time zone has no calendar windows, so the zone does not matter.
-        calendar: Calendar::new(zone.unwrap_or(TimeZone::UTC)),
+        calendar: zone.map_or_else(Calendar::without_zone, Calendar::new),
         rails: rails.unwrap_or_else(|| Rail::USUAL.into()),
         max_validity_s: max_validity.unwrap_or(MAX_VALIDITY_S),
         zero_amount: zero_amount.unwrap_or(false),

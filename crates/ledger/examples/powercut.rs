@@ -245,6 +245,7 @@ fn purchase(n: u64) -> Result<Reserve, Failed> {
         agent: "research".into(),
         group: None,
         host: "api.example.com".into(),
+        origin: None,
         path: "/v1/report".into(),
         query: None,
         terms: Terms {

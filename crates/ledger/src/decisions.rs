@@ -367,7 +367,11 @@ pub(crate) fn seconds(span: SignedDuration) -> u64 {
 }
 
 fn disclosures(hold: &Hold) -> Result<Vec<Disclosure>, ReserveError> {
-    let named = [("path", Some(hold.path.as_str())), ("query", hold.query.as_deref())];
+    let named = [
+        ("origin", hold.origin.as_deref()),
+        ("path", Some(hold.path.as_str())),
+        ("query", hold.query.as_deref()),
+    ];
     let mut disclosures = Vec::with_capacity(named.len());
     for (name, value) in named {
         if let Some(value) = value {

@@ -151,6 +151,8 @@ pub struct Hold {
     pub group: Option<String>,
     /// Lower-case A-label, no port.
     pub host: String,
+    /// Such as `http://host:8080`, where it is not `https://` and `host`. Like `path`.
+    pub origin: Option<String>,
     /// Goes into a disclosure; the entry holds only a commitment.
     pub path: String,
     /// Like `path`.

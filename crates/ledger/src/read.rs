@@ -72,7 +72,7 @@ pub struct PaymentRecord {
     pub scheme: String,
     pub network: String,
     pub merchant: String,
-    /// `https://host/path` if the path is disclosed, `https://host` if it is not. Never a query.
+    /// `https://host/path`: origin and path as far as they are disclosed, else `https://host`. Never a query.
     pub resource: String,
     /// CAIP-19.
     pub asset: String,
@@ -316,12 +316,7 @@ impl Refused {
 impl PaymentRecord {
     fn of(payment: &Payment, disclosed: &HashMap<String, (String, String)>) -> Self {
         let reserved = &payment.reserved;
-        let path = reserved
-            .sd
-            .iter()
-            .filter_map(|digest| disclosed.get(digest))
-            .find(|(name, _)| name == "path");
-        let path = path.map_or("", |(_, path)| path.as_str());
+        let resource = resource(reserved, disclosed);
         let amount = Atoms::new(reserved.amount.0);
         let arm = payment.arm.as_ref();
         let deadline = arm.and_then(|arm| i64::try_from(arm.valid_before.0).ok());
@@ -335,7 +330,7 @@ impl PaymentRecord {
             scheme: reserved.scheme.clone(),
             network: reserved.network.clone(),
             merchant: reserved.host.clone(),
-            resource: format!("https://{}{path}", reserved.host),
+            resource,
             asset: reserved.asset.clone(),
             symbol: reserved.symbol.clone(),
             amount: amount.get().to_string(),
@@ -355,6 +350,18 @@ impl PaymentRecord {
             created_at: payment.created_at.timestamp(),
             updated_at: payment.updated_at.timestamp(),
         }
+    }
+}
+
+fn resource(reserved: &entry::Reserved, disclosed: &HashMap<String, (String, String)>) -> String {
+    let value = |name: &str| {
+        let mut known = reserved.sd.iter().filter_map(|digest| disclosed.get(digest));
+        known.find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    };
+    let path = value("path").unwrap_or_default();
+    match value("origin") {
+        Some(origin) => format!("{origin}{path}"),
+        None => format!("https://{}{path}", reserved.host),
     }
 }
 

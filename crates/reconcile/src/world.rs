@@ -127,6 +127,7 @@ impl World {
             agent: "research".into(),
             group: None,
             host: "api.example.com".into(),
+            origin: None,
             path: "/".into(),
             query: None,
             terms: Terms {

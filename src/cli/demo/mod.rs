@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind};
 
-use super::payments::{refusal_table, table};
 use super::serve::watch;
 use super::{Exit, Failure, init, journal};
 use crate::admin::{self, AdminError, Door};
@@ -208,11 +207,7 @@ impl Stage {
             .await
             .map_err(|error| Failure::negative(error.to_string()))?;
         let payments = journal::read_again(ledger::read_payments(self.home.root()))?;
-        write(format_args!(
-            "{}{}",
-            table(&payments.payments),
-            refusal_table(&payments.refusals)
-        ));
+        write(format_args!("{}", super::payments::shown(&payments)));
         let after = self.balances();
         title("Where the money went (sandbox token, sandbox Stripe)");
         for (who, before, after) in [

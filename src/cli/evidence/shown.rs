@@ -2,18 +2,24 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+
 use super::entries;
+use crate::cli::zone::ShownZone;
 use crate::cli::{Exit, Failure, journal};
 use bursar_approvals::questions::{self, StoredQuestion};
 use bursar_approvals::record::{ApprovalRecord, Difference, Examined, examine};
 use bursar_core::plain::plain;
 use bursar_home::Home;
 use bursar_ledger::PaymentId;
-use bursar_ledger::lines::lines_about;
+use bursar_ledger::entry::Body;
+use bursar_ledger::lines::{Recorded, lines_about};
 
 /// Empty if no approval was asked for.
 #[derive(Default, serde::Serialize)]
 pub(in crate::cli) struct Shown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    denial: Option<Denial>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_record: Option<StoredQuestion>,
     /// Whether a stored token verifies offline: checked with the key stored with it, since its issuer may have rotated
@@ -22,6 +28,16 @@ pub(in crate::cli) struct Shown {
     approval_check: Option<TokenCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_ledger: Option<LedgerCheck>,
+}
+
+/// A person's no, as the ledger has it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(in crate::cli) struct Denial {
+    /// `null` if the approval backend did not say who.
+    pub by: Option<String>,
+    /// `null` if no reason was given.
+    pub why: Option<String>,
+    pub at: Timestamp,
 }
 
 #[derive(serde::Serialize)]
@@ -51,7 +67,9 @@ impl Shown {
             Ok(stored) => (stored, None),
             Err(why) => (None, Some(Difference::QuestionUnreadable(why))),
         };
-        let mut examined = examine(&ApprovalRecord::of(id, stored.as_ref(), lines.unwrap_or_default()));
+        let lines = lines.unwrap_or_default();
+        let denial = lines.iter().find_map(Denial::of);
+        let mut examined = examine(&ApprovalRecord::of(id, stored.as_ref(), lines));
         let was_asked = examined.entries.iter().any(|(_, ev)| ev.starts_with("approval."));
         if stored.is_none() && unreadable.is_none() && !was_asked {
             return Ok(Self::default());
@@ -63,6 +81,7 @@ impl Shown {
             examined,
         };
         Ok(Self {
+            denial,
             approval_record: stored,
             approval_check: check,
             approval_ledger: Some(ledger),
@@ -76,11 +95,15 @@ impl Shown {
         if is_bad { Exit::Negative } else { Exit::Done }
     }
 
+    pub(in crate::cli) const fn denial(&self) -> Option<&Denial> {
+        self.denial.as_ref()
+    }
+
     /// The lines below the payment's own.
-    pub(in crate::cli) fn text(&self) -> String {
+    pub(in crate::cli) fn text(&self, zone: &ShownZone) -> String {
         let mut lines = Vec::new();
         if let Some(stored) = &self.approval_record {
-            lines.extend(record(stored));
+            lines.extend(record(stored, zone));
         }
         match &self.approval_check {
             Some(TokenCheck::Yes { keys }) => lines.push(("verified", format!("yes (key {})", keys.join(", ")))),
@@ -108,6 +131,23 @@ impl Shown {
     }
 }
 
+/// What a denial without a reason is recorded as.
+const NO_REASON: &str = "denied";
+
+impl Denial {
+    fn of(line: &Recorded) -> Option<Self> {
+        let (entry, _) = line.read().ok()?;
+        let Body::ApprovalDenied(denied) = entry.body else {
+            return None;
+        };
+        Some(Self {
+            by: denied.by,
+            why: Some(denied.why).filter(|why| why != NO_REASON),
+            at: entry.ts.timestamp(),
+        })
+    }
+}
+
 impl TokenCheck {
     fn of(examined: &Examined) -> Option<Self> {
         let wrong = examined
@@ -125,9 +165,9 @@ impl TokenCheck {
 }
 
 /// The question and its answers.
-fn record(stored: &StoredQuestion) -> Vec<(&'static str, String)> {
+fn record(stored: &StoredQuestion, zone: &ShownZone) -> Vec<(&'static str, String)> {
     let mut lines = vec![
-        ("asked_at", stored.asked_at.to_string()),
+        ("asked_at", zone.instant(stored.asked_at)),
         ("asked_through", stored.backend.clone()),
         ("intent_sha256", stored.intent_sha256.clone()),
     ];
@@ -140,7 +180,7 @@ fn record(stored: &StoredQuestion) -> Vec<(&'static str, String)> {
             None => lines.push(("approved_by", "nobody".to_owned())),
             Some(evidence) => lines.extend([
                 ("approved_by", evidence.approver.clone()),
-                ("approved_at", evidence.decided_at.to_string()),
+                ("approved_at", zone.instant(evidence.decided_at)),
                 ("evidence", evidence.kind.to_string()),
             ]),
         }

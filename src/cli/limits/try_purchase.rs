@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use jiff::Timestamp;
 
-use super::super::arguments::moment;
+use super::super::dates::has_form;
 use super::super::output::{note, print_json, say};
 use super::super::reach::{Reach, failed};
+use super::super::zone::ShownZone;
 use super::super::{Exit, Failure, journal};
 use super::{configured, text_of};
 use crate::admin::{self, AdminError, Door, FileText};
@@ -49,9 +50,9 @@ pub(in crate::cli) struct Try {
     /// The request's method
     #[arg(long, value_name = "METHOD", default_value = "GET")]
     method: String,
-    /// When [default: now]
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    at: Option<Timestamp>,
+    /// When: a time (2026-11-20T08:00:00Z), or a day, at its beginning in the file's time zone [default: now]
+    #[arg(long, value_name = "TIME", value_parser = has_form)]
+    at: Option<String>,
     /// Use this file instead of the limits in force
     #[arg(long, value_name = "FILE")]
     with: Option<PathBuf>,
@@ -94,11 +95,15 @@ impl Try {
                 Some(FileText { name, text })
             }
         };
+        let at = match &self.at {
+            None => None,
+            Some(text) => Some(zone(with.as_ref(), home.as_ref().ok())?.since(text)?),
+        };
         let asked = admin::Try {
             agent: self.agent,
             host: self.host,
             method: self.method,
-            at: self.at,
+            at,
             offer: Described {
                 amount: self.amount,
                 asset: self.asset,
@@ -130,6 +135,18 @@ impl Try {
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+/// The zone of the file that decides.
+fn zone(with: Option<&FileText>, home: Option<&Home>) -> Result<ShownZone, Failure> {
+    Ok(match (with, home) {
+        (Some(FileText { name, text }), _) => {
+            let limits = limits::parse(name, text).map_err(|error| Failure::usage(error.to_string()))?;
+            ShownZone::of_limits(&limits)
+        }
+        (None, Some(home)) => ShownZone::of(home),
+        (None, None) => ShownZone::plain_utc(),
+    })
 }
 
 /// Without a server the journal is replayed; a ledger in a database cannot be seen.

@@ -96,7 +96,7 @@ impl Purchase {
             () = self.context.stop.cancelled() => None,
         };
         match stage {
-            Some(Stage::Over(over)) => Err(self.over(&wait, over)),
+            Some(Stage::Over(over)) => Err(self.over(&wait, over).await),
             Some(Stage::Approved { .. }) => match wait.take() {
                 Some(taken) => self.arm_approved(questions, taken, agent).await,
                 None => Err(run_out(wait.id()).into()),
@@ -178,7 +178,8 @@ impl Purchase {
     /// asked again, with all of them (R82); if it did, this request only did not know.
     async fn not_armed(&self, questions: &Questions, taken: Taken, error: ReserveError) -> NotBought {
         let Some(NotBought::MustAsk(rules)) = self.asks_over(&error) else {
-            return self.not_reserved(error);
+            // What is held for this purchase still counts, so nobody can say from when on it fits.
+            return self.refused_by_ledger(error, None);
         };
         if !rules.iter().all(|rule| taken.names(rule)) {
             tracing::info!(
@@ -281,11 +282,16 @@ impl Purchase {
             .retry_after(COME_BACK)
     }
 
-    fn over(&self, wait: &Wait, over: Over) -> NotBought {
+    async fn over(&self, wait: &Wait, over: Over) -> NotBought {
         let id = wait.id();
         let problem = match over {
             // Nobody was asked yet: the question names this rule as well.
-            Over::NotHeld(error) => return self.asks_over(&error).unwrap_or_else(|| self.not_reserved(error)),
+            Over::NotHeld(error) => {
+                return match self.asks_over(&error) {
+                    Some(asks) => asks,
+                    None => self.not_reserved(error).await,
+                };
+            }
             Over::Used => run_out(id),
             Over::AskedAlready(id) => {
                 let detail = format!(

@@ -12,6 +12,7 @@ use bursar_core::clock;
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::Charge;
 use bursar_ledger::{Arm, ArmedNonce, Hold, PaymentId, Reserve, Signer, Terms};
+use bursar_net::upstream::{Origin, Scheme};
 
 impl Purchase {
     pub(super) fn reserve(&self) -> Result<Reserve, NotBought> {
@@ -35,6 +36,7 @@ impl Purchase {
             agent: self.lane.agent().as_str().to_owned(),
             group: decided.group.as_deref().map(str::to_owned),
             host: origin.authority.host.as_str().to_owned(),
+            origin: unusual_origin(origin),
             path: self.head.uri.path().to_owned(),
             query: self.head.uri.query().map(str::to_owned),
             terms: terms(offer, decided.usd),
@@ -96,6 +98,13 @@ pub(super) fn terms(offer: &Offer, usd: MicroUsd) -> Terms {
         payee: offer.payee.clone(),
         clause: offer.clause,
     }
+}
+
+/// `None` for `https://` with the usual port, which the host alone says (R267).
+fn unusual_origin(origin: &Origin) -> Option<String> {
+    let host = origin.host_field();
+    let is_usual = origin.scheme == Scheme::Https && host == origin.authority.host.as_str();
+    (!is_usual).then(|| format!("{}://{host}", origin.scheme.as_str()))
 }
 
 /// R18.

@@ -1,24 +1,39 @@
 //! Why a purchase that was decided on did not pay: the ledger or the limits refused, or there is no credential.
 
+use jiff::Timestamp;
+
 use super::{NotBought, Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
 use crate::payment::consider::PurchasePlan;
 use crate::payment::repeat::already_paid;
 use bursar_core::challenge::Why;
-use bursar_core::policy::Refusal;
-use bursar_ledger::{Outcome, PaymentId, Reason, ReserveError};
+use bursar_core::policy::{Charge, Refusal, Window, fits_from};
+use bursar_ledger::{Outcome, PaymentId, Reason, ReserveError, Standing};
 use bursar_rails::pay::{Exposure, Made, NotIssued, NotPaid, PayError};
 use bursar_rails::stripe::Fault;
 
 impl Purchase {
-    pub(super) fn not_reserved(&self, error: ReserveError) -> NotBought {
+    /// Nothing of this purchase is on record.
+    pub(super) async fn not_reserved(&self, error: ReserveError) -> NotBought {
+        let fits_from = match &error {
+            ReserveError::Denied { charge, .. } => match self.plan.decided.charges.get(*charge) {
+                Some(over) => self.fits_from(over).await,
+                None => None,
+            },
+            _ => None,
+        };
+        self.refused_by_ledger(error, fits_from)
+    }
+
+    /// `fits_from`: when a refused charge fits again, if it is known.
+    pub(super) fn refused_by_ledger(&self, error: ReserveError, fits_from: Option<Timestamp>) -> NotBought {
         let problem = match error {
             // Random nonces do not repeat, so the challenge determined this one (R18).
             ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
             // The joined question may have been asked under other limits, with other charges.
             ReserveError::Denied { charge, settled, open } if charge < self.plan.decided.charges.len() => {
                 let decided = &self.plan.decided;
-                let refusal = Refusal::over_limit(&decided.charges[charge], settled, open);
+                let refusal = Refusal::over_limit(&decided.charges[charge], settled, open).fitting_from(fits_from);
                 let group = decided.group.as_deref();
                 let decider = &self.context.decider;
                 decider.record_refusal(self.subject(), group, &refusal, Some(decided.usd));
@@ -37,6 +52,20 @@ impl Purchase {
             error => not_recorded(&error),
         };
         problem.into()
+    }
+
+    /// From when on the charge fits its rolling window. `None` too if the ledger cannot be asked: the refusal stands
+    /// without it.
+    async fn fits_from(&self, over: &Charge) -> Option<Timestamp> {
+        // Only then is the ledger asked once more.
+        let may_fit = matches!(over.window, Window::Rolling(_)) && over.amount <= over.cap;
+        if !may_fit {
+            return None;
+        }
+        let standing = Standing::ask(&*self.buying().ledger, std::slice::from_ref(over))
+            .await
+            .ok()?;
+        fits_from(over, |later| standing.counted(later))
     }
 
     fn is_asked_about(&self, rid: PaymentId) -> bool {

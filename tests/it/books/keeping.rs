@@ -119,7 +119,7 @@ async fn a_backup_made_while_agents_buy_is_a_prefix_with_everything_that_was_pai
     }
     assert!(paid.len() >= 10 && paid.iter().all(|id| ids(&copied).contains(&id.as_str())));
     assert!(
-        !copied[0]["resource"].as_str().unwrap().ends_with(":443"),
+        copied[0]["resource"].as_str().unwrap().ends_with('/'),
         "the paths are included"
     );
     assert_eq!(copied[0]["resource"], all[0]["resource"]);

@@ -133,10 +133,7 @@ async fn no_command_log_or_alert_shows_hostile_text_as_it_is() {
         .iter()
         .map(|payment| payment["resource"].as_str().unwrap())
         .collect();
-    assert!(
-        resources.contains(&format!("https://localhost{waiting}").as_str()),
-        "{resources:?}"
-    );
+    assert!(resources.contains(&origin.url(&waiting).as_str()), "{resources:?}");
 
     let records = bursar.path().join("records.jsonl");
     std::fs::write(&records, run(&["approvals", "export"])).unwrap();

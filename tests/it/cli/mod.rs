@@ -6,6 +6,7 @@ mod first_payment;
 mod hostile_text;
 mod init;
 mod limits;
+mod listing;
 mod ownership;
 mod payments;
 mod people;

@@ -84,7 +84,8 @@ async fn payments_are_listed_alike_with_and_without_a_server() {
         "settled",
         "unknown",
         "0.01 USDC",
-        "https://localhost/paid",
+        "https://localhost:",
+        "/paid\n",
         "refused",
         "2.00 USD",
     ] {

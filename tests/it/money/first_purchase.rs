@@ -26,7 +26,7 @@ async fn a_402_is_paid_once_and_recorded() {
     assert_eq!(payments[0]["by"], "merchant");
     assert_eq!(payments[0]["amount"], "10000");
     assert_eq!(payments[0]["tx"], seller::TX);
-    assert_eq!(payments[0]["resource"], "https://localhost/quote");
+    assert_eq!(payments[0]["resource"], origin.url("/quote"));
     assert_eq!(page.header("bursar-payment"), payments[0]["id"].as_str());
     assert_eq!(origin.payments().len(), 1);
     assert_eq!(origin.seen().len(), 2);

@@ -77,7 +77,7 @@ async fn one_address_is_one_merchant_however_it_is_spelled() {
     assert_eq!(payments.len(), 3);
     for payment in payments {
         assert_eq!(payment["merchant"], "127.0.0.1");
-        assert_eq!(payment["resource"], "https://127.0.0.1/goods");
+        assert_eq!(payment["resource"], format!("https://127.0.0.1:{port}/goods"));
     }
 }
 

@@ -26,6 +26,11 @@ async fn a_rolling_window_is_a_limit_and_says_so() {
         (&json!("0.02"), &json!("0.02"), &json!("0.00"))
     );
     assert!(problem.get("resets_at").is_none(), "it does not reset at any one time");
+    // Both payments leave the window with a bucket of 24 minutes, a day after they were made.
+    let now = jiff::Timestamp::now();
+    let retry: jiff::Timestamp = problem["retry_at"].as_str().unwrap().parse().unwrap();
+    let wait = now.duration_until(retry).as_mins();
+    assert!((24 * 60 - 1..=24 * 60 + 24).contains(&wait), "{wait} minutes");
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains("0.02 USD within any 24 hours"), "{detail}");
     assert_eq!(origin.payments().len(), 2);

@@ -74,7 +74,7 @@ async fn a_payment_challenge_is_answered_once_and_recorded() {
     assert_eq!(payments.len(), 1);
     let expected = json!({
         "state": "settled", "by": "merchant", "tx": TX, "rail": "mpp.evm", "scheme": "charge",
-        "network": "eip155:84532", "amount": "10000", "payee": PAYEE, "resource": "https://localhost/report"
+        "network": "eip155:84532", "amount": "10000", "payee": PAYEE, "resource": origin.url("/report")
     });
     for (member, value) in expected.as_object().unwrap() {
         let found = payments[0][member].as_str().map(str::to_lowercase);

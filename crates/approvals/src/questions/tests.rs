@@ -96,6 +96,7 @@ impl World {
                 agent: agent.to_owned(),
                 group: None,
                 host: "api.example.com".to_owned(),
+                origin: None,
                 path: path.to_owned(),
                 query: None,
                 terms: Terms {

@@ -15,6 +15,15 @@ use super::window::Window;
 #[derive(Clone, Debug)]
 pub struct Calendar {
     zone: TimeZone,
+    named: Named,
+}
+
+/// Where the zone comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Named {
+    ByFile,
+    /// The file has no `timezone`, so the zone is UTC.
+    Nowhere,
 }
 
 /// One window: the name of its start, and its end.
@@ -35,7 +44,30 @@ impl Period {
 
 impl Calendar {
     pub fn new(zone: TimeZone) -> Self {
-        Self { zone }
+        let named = Named::ByFile;
+        Self { zone, named }
+    }
+
+    /// Of a file without `timezone`, which has no calendar windows: UTC.
+    pub fn without_zone() -> Self {
+        Self {
+            zone: TimeZone::UTC,
+            named: Named::Nowhere,
+        }
+    }
+
+    /// The name of the zone, such as `Europe/Berlin`.
+    pub fn zone_name(&self) -> &str {
+        self.zone.iana_name().unwrap_or("UTC")
+    }
+
+    pub const fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// Whether the file names its zone.
+    pub fn is_named(&self) -> bool {
+        self.named == Named::ByFile
     }
 
     /// The name of the zone, such as `Europe/Berlin`.

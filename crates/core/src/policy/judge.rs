@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::budget::{Charge, Excess, Window};
+use super::budget::{Charge, Excess, Rolling, Window};
 use super::limits::Limits;
 use super::refusal::Refusal;
 use super::trace::{Looked, Outcome, Trace, trace};
@@ -78,8 +78,10 @@ pub fn judge(
             over.extend(to_ask);
             continue;
         }
-        let refusal = exceeded(Excess::Denied)
-            .find_map(|(charge, counted)| counted.map(|c| Refusal::over_limit(charge, c.settled, c.open)));
+        let refusal = exceeded(Excess::Denied).find_map(|(charge, at_once)| {
+            let refusal = Refusal::over_limit(charge, at_once.as_ref()?.settled, at_once.as_ref()?.open);
+            Some(refusal.fitting_from(fits_from(charge, &counted)))
+        });
         trace.budgets = compared
             .iter()
             .map(|(charge, counted)| looked(charge, *counted, over.contains(&charge.rule)))
@@ -106,6 +108,25 @@ pub fn fits(charge: &Charge, Counted { settled, open }: Counted) -> bool {
     }
 }
 
+/// From when on a charge to a rolling window fits that does not fit now, if nothing else is added until then (R266).
+/// `None` for other windows, and if waiting does not help.
+pub fn fits_from(charge: &Charge, counted: impl Fn(&Charge) -> Option<Counted>) -> Option<Timestamp> {
+    let Window::Rolling(rolling) = charge.window else {
+        return None;
+    };
+    if charge.amount > charge.cap {
+        return None;
+    }
+    (1..=Rolling::UNTIL_EMPTY).find_map(|later| {
+        let (start, at) = rolling.bucket_after(&charge.start, later)?;
+        let then = Charge {
+            start: start.into(),
+            ..charge.clone()
+        };
+        counted(&then).is_some_and(|counted| fits(&then, counted)).then_some(at)
+    })
+}
+
 fn looked(charge: &Charge, counted: Option<Counted>, asked_about: bool) -> Looked {
     let figure = |value: u128| charge.unit.figure(value);
     let outcome = match counted {
@@ -130,4 +151,71 @@ fn looked(charge: &Charge, counted: Option<Counted>, asked_about: bool) -> Looke
 /// Only calendar windows begin anew at a moment that is known before.
 fn resets_at(charge: &Charge) -> Option<Timestamp> {
     charge.ends.filter(|_| charge.window.is_calendar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Unit;
+
+    const HOUR: u64 = 3600;
+    const BUCKET: u64 = 60;
+    /// The start of a bucket.
+    const NOW: u64 = 1_800_000_000;
+
+    fn charge(amount: u128, cap: u128) -> Charge {
+        Charge {
+            scope: "agent:a".into(),
+            window: Window::Rolling(Rolling::of_seconds(3600).unwrap()),
+            unit: Unit::MicroUsd,
+            start: format!("{NOW:010}").into(),
+            ends: None,
+            amount,
+            cap,
+            rule: "agents.a.rolling.1h".into(),
+            excess: Excess::Denied,
+        }
+    }
+
+    /// As the ledger counts: every bucket that is not too old.
+    fn of(buckets: &[(u64, u128)]) -> impl Fn(&Charge) -> Option<Counted> {
+        move |charge| {
+            let Window::Rolling(rolling) = charge.window else {
+                return None;
+            };
+            let oldest: u64 = rolling.oldest(&charge.start).parse().unwrap();
+            let counting = buckets.iter().filter(|(start, _)| *start >= oldest);
+            let settled = counting.map(|(_, amount)| amount).sum();
+            Some(Counted { settled, open: 0 })
+        }
+    }
+
+    fn seconds_from_now(charge: &Charge, buckets: &[(u64, u128)]) -> Option<u64> {
+        let at = fits_from(charge, of(buckets))?.as_second();
+        Some(u64::try_from(at).unwrap() - NOW)
+    }
+
+    #[test]
+    fn a_rolling_window_has_room_once_enough_buckets_have_left_it() {
+        let buckets = [(NOW - HOUR, 30), (NOW - HOUR / 2, 20), (NOW, 50)];
+        // The oldest bucket leaves with the next one that begins.
+        assert_eq!(seconds_from_now(&charge(30, 100), &buckets), Some(BUCKET));
+        assert_eq!(seconds_from_now(&charge(31, 100), &buckets), Some(HOUR / 2 + BUCKET));
+        assert_eq!(seconds_from_now(&charge(50, 100), &buckets), Some(HOUR / 2 + BUCKET));
+        assert_eq!(seconds_from_now(&charge(51, 100), &buckets), Some(HOUR + BUCKET));
+        assert_eq!(seconds_from_now(&charge(100, 100), &buckets), Some(HOUR + BUCKET));
+    }
+
+    #[test]
+    fn no_time_is_named_where_waiting_does_not_help_or_nothing_is_known() {
+        assert_eq!(fits_from(&charge(101, 100), of(&[])), None);
+        assert_eq!(fits_from(&charge(1, 100), |_| None), None);
+        // The clock went back: a bucket that begins later counts for longer than the window.
+        assert_eq!(fits_from(&charge(60, 100), of(&[(NOW + HOUR, 50)])), None);
+        let day = Charge {
+            window: Window::Day,
+            ..charge(60, 100)
+        };
+        assert_eq!(fits_from(&day, |_| Some(Counted::default())), None);
+    }
 }

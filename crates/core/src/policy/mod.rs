@@ -41,7 +41,7 @@ pub use budget::{Budget, Charge, Excess, Unit};
 pub use calendar::Calendar;
 pub use covers::most_per_payment;
 pub use imagined::{Imagined, NotImaginable, all_assets, payee_suits, rail_moves, somebody};
-pub use judge::{Counted, Judged, Verdict, fits, judge};
+pub use judge::{Counted, Judged, Verdict, fits, fits_from, judge};
 pub use limits::{AgentLevels, AssetName, Group, Level, Limits, Listed, Methods, OverLimit};
 pub use merchant::{HostError, HostPattern, MerchantNames, named_host};
 pub use not_taken::{NotTaken, Unchosen};

@@ -74,7 +74,7 @@ macro_rules! refusals {
 refusals! {
     OverLimit "over-limit"
         "An amount, a number of payments, or `per_transaction` in limits.toml would be exceeded. The problem names rule, limit, used and reserved."
-        "Wait until `resets_at`, buy something cheaper, or ask finance to raise the limit that `rule` names."
+        "Wait until `retry_at` where it is named, buy something cheaper, or ask finance to raise the limit that `rule` names."
     NoBudget "no-budget"
         "Neither the agent's section in limits.toml nor its group's has an amount window, so the agent may not spend."
         "Ask finance to give the agent a budget, for example `day = \"5.00\"`."
@@ -175,6 +175,22 @@ impl Refusal {
                 .ends
                 .filter(|_| charge.window.is_calendar() && charge.amount <= charge.cap),
             ..Self::new(RefusalCode::OverLimit, rule.to_string(), detail)
+        }
+    }
+
+    /// Names the time from which on the same payment fits a rolling window, if it is known.
+    #[must_use]
+    pub fn fitting_from(self, at: Option<Timestamp>) -> Self {
+        let Some(at) = at else {
+            return self;
+        };
+        Self {
+            retry_at: Some(at),
+            detail: format!(
+                "{} The same payment fits again at {at} if nothing else is spent until then.",
+                self.detail
+            ),
+            ..self
         }
     }
 

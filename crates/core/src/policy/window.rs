@@ -94,6 +94,17 @@ impl Rolling {
         )
     }
 
+    /// After so many more buckets nothing counts any more that counts now.
+    pub(super) const UNTIL_EMPTY: u32 = Self::BUCKETS + 1;
+
+    /// Name and start of the bucket that begins `count` buckets after the one that starts at `newest`.
+    pub(super) fn bucket_after(self, newest: &str, count: u32) -> Option<(String, Timestamp)> {
+        let later = u64::from(count) * u64::from(self.bucket_s);
+        let start = newest.parse::<u64>().ok()?.checked_add(later)?;
+        let at = Timestamp::from_second(i64::try_from(start).ok()?).ok()?;
+        Some((Self::text(start), at))
+    }
+
     fn text(start: u64) -> String {
         format!("{start:010}")
     }

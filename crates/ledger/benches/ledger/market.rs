@@ -78,6 +78,7 @@ impl Market {
                 rid: PaymentId::new(now, *tail),
                 group: plan.group.as_deref().map(str::to_owned),
                 host: "api.example.com".into(),
+                origin: None,
                 path: "/premium-data".into(),
                 query: None,
                 terms: Terms {

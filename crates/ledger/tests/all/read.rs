@@ -68,6 +68,24 @@ async fn paths_are_private_and_can_be_erased() {
 }
 
 #[tokio::test]
+async fn a_port_is_named_where_it_is_not_the_usual_one_and_is_private_like_a_path() {
+    let world = World::new();
+    let ledger = world.open();
+    let mut purchase = world.purchase(CENT);
+    purchase.hold.origin = Some("http://api.example.com:8402".into());
+    ledger.reserve(purchase).await.unwrap();
+    ledger.close().await;
+    assert!(!world.journal().contains("8402"), "{}", world.journal());
+    let resource = || {
+        let recorded = read_payments(world.path()).unwrap().read;
+        recorded.payments[0].resource.clone()
+    };
+    assert_eq!(resource(), "http://api.example.com:8402/v1/report");
+    fs::write(&files(&world.path().join("private"), "seg-")[0], "").unwrap();
+    assert_eq!(resource(), "https://api.example.com");
+}
+
+#[tokio::test]
 async fn a_directory_without_a_journal_has_no_payments() {
     let world = World::new();
     let recorded = read_payments(world.path()).unwrap().read;

@@ -136,6 +136,7 @@ impl World {
             agent: "research".into(),
             group: Some("eng".into()),
             host: "api.example.com".into(),
+            origin: None,
             path: "/v1/report".into(),
             // Unlike a bare number, no digest contains this by chance.
             query: Some("customer=zoe-4711".into()),

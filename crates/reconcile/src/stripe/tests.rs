@@ -61,6 +61,7 @@ impl Shop {
             agent: "research".into(),
             group: None,
             host: "api.example.com".into(),
+            origin: None,
             path: "/".into(),
             query: None,
             terms: Terms {
@@ -523,6 +524,7 @@ async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
         agent: "research".into(),
         group: None,
         host: "api.example.com".into(),
+        origin: None,
         path: "/".into(),
         query: None,
         terms: Terms {
