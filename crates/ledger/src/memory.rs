@@ -20,7 +20,7 @@ use super::pauses::{Pause, Paused};
 use super::payment::{Finding, Payment};
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
-use super::{Ledger, LedgerFuture, Usage};
+use super::{Ledger, LedgerFuture, Spending, Usage};
 use bursar_core::clock::SharedClock;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::PauseScope;
@@ -184,6 +184,11 @@ impl Ledger for Memory {
 
     fn get(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>> {
         self.look(move |state| state.payments.get(&rid).cloned())
+    }
+
+    fn spending(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Spending, LedgerError>> {
+        let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        self.look(move |state| state.book.spending().of_scopes(&scopes))
     }
 
     fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>> {

@@ -5,27 +5,29 @@ use std::path::Path;
 
 use super::book::Book;
 use super::compared::Compared;
-use super::counters::{Counter, Counters};
-use super::decisions::Usage;
+use super::counters::Counter;
 use super::entry::Entry;
 use super::pauses::Pause;
 use super::read::{ReadError, read_entries};
+use super::spending::Spending;
 use super::{Ledger, LedgerError};
 use bursar_core::policy::{Charge, Counted};
 
-/// The counters of some scopes, and the pauses in force, as one moment saw them.
+/// What caps of some scopes are compared with, and the pauses in force, as one moment saw them.
 #[derive(Debug, Default)]
 pub struct Standing {
-    counters: Counters,
+    spending: Spending,
     pauses: Vec<Pause>,
 }
 
 impl Standing {
     /// What a ledger counts at this moment for the charges' scopes, in one step of its writer.
     pub async fn ask(ledger: &dyn Ledger, charges: &[Charge]) -> Result<Self, LedgerError> {
-        let standing = Self::of(ledger.usage(&scopes(charges)).await?);
+        let scopes = scopes(charges);
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        let spending = ledger.spending(&scopes).await?;
         let pauses = ledger.pauses().into_iter().map(|(pause, _)| pause).collect();
-        Ok(Self { pauses, ..standing })
+        Ok(Self { spending, pauses })
     }
 
     /// The pause that stops this agent's payments to this host.
@@ -33,40 +35,25 @@ impl Standing {
         self.pauses.iter().find(|pause| pause.scope.covers(agent, group, host))
     }
 
-    fn of(usage: Vec<Usage>) -> Self {
-        let mut counters = Counters::default();
-        for Usage {
-            scope,
-            window,
-            start,
-            settled,
-            open,
-        } in usage
-        {
-            counters.restore((scope, window, start), Counter { settled, open });
-        }
-        Self {
-            counters,
-            pauses: Vec::new(),
-        }
-    }
-
     /// What the charge would be added to. `None`: its window is over, so that nothing can be added.
     pub fn counted(&self, charge: &Charge) -> Option<Counted> {
         let mut charges = [charge.clone()];
-        self.counters.begin(&mut charges);
+        self.spending.counters.begin(&mut charges);
         let [charge] = charges;
-        let window = charge.window_name();
-        if self.counters.is_closed(&charge.scope, &window, &charge.start) {
+        if self.spending.is_closed(&charge) {
             return None;
         }
-        let Counter { settled, open } = self.counters.counted(&charge, &window)?;
+        let Counter { settled, open } = self.spending.counted(&charge, &[])?;
         Some(Counted { settled, open })
     }
 }
 
-fn scopes(charges: &[Charge]) -> Vec<&str> {
-    let scopes: BTreeSet<&str> = charges.iter().map(|charge| &*charge.scope).collect();
+/// Also the former names of groups.
+fn scopes(charges: &[Charge]) -> Vec<String> {
+    let scopes = charges
+        .iter()
+        .flat_map(|charge| std::iter::once(&charge.scope).chain(&charge.was));
+    let scopes: BTreeSet<String> = scopes.map(ToString::to_string).collect();
     scopes.into_iter().collect()
 }
 
@@ -79,14 +66,9 @@ pub fn read_standing(dir: &Path, charges: &[Charge]) -> Result<Compared<Standing
     };
     let read = read_entries(dir, |book| book, visit)?;
     Ok(read.map(|book| {
-        let mut counters = Counters::default();
-        for scope in scopes(charges) {
-            for (window, start, counter) in book.counters().of_scope(scope) {
-                counters.restore((scope.to_owned(), window.to_owned(), start.to_owned()), counter);
-            }
-        }
+        let spending = book.spending().of_scopes(&scopes(charges));
         let pauses = book.pauses().all().cloned().collect();
-        Standing { counters, pauses }
+        Standing { spending, pauses }
     }))
 }
 
@@ -95,6 +77,14 @@ mod tests {
     use bursar_core::policy::{Excess, Unit, Window, fits};
 
     use super::*;
+    use crate::decisions::Usage;
+
+    fn standing(usage: Vec<Usage>) -> Standing {
+        Standing {
+            spending: Spending::of_counters(usage),
+            pauses: Vec::new(),
+        }
+    }
 
     fn charge(window: Window, start: &str, cap: u128) -> Charge {
         Charge {
@@ -105,6 +95,7 @@ mod tests {
             ends: None,
             amount: 10,
             cap,
+            was: None,
             rule: "agents.a.day".into(),
             excess: Excess::Denied,
         }
@@ -122,14 +113,14 @@ mod tests {
 
     #[test]
     fn a_charge_meets_what_its_own_window_counts() {
-        let standing = Standing::of(vec![usage("day", "today", 60, 20), usage("day", "yesterday", 500, 0)]);
+        let standing = standing(vec![usage("day", "today", 60, 20), usage("day", "yesterday", 500, 0)]);
         for (cap, fit) in [(90, true), (89, false)] {
             let today = charge(Window::Day, "today", cap);
             let counted = standing.counted(&today).unwrap();
             assert_eq!(counted, Counted { settled: 60, open: 20 });
             assert_eq!(fits(&today, counted), fit);
             // As the ledger itself decides.
-            assert_eq!(standing.counters.fit(&[today], &[]).is_ok(), fit);
+            assert_eq!(standing.spending.fit(&[today], &[]).is_ok(), fit);
         }
         let other = charge(Window::Month, "today", 10);
         assert_eq!(standing.counted(&other), Some(Counted::default()));
@@ -140,9 +131,9 @@ mod tests {
         let payee = charge(Window::Payee, "0xa1", u128::MAX);
         let name = payee.window_name().into_owned();
         for (settled, open, fit) in [(1, 0, true), (0, 1, false)] {
-            let standing = Standing::of(vec![usage(&name, "0xa1", settled, open)]);
+            let standing = standing(vec![usage(&name, "0xa1", settled, open)]);
             assert_eq!(fits(&payee, standing.counted(&payee).unwrap()), fit);
-            assert_eq!(standing.counters.fit(std::slice::from_ref(&payee), &[]).is_ok(), fit);
+            assert_eq!(standing.spending.fit(std::slice::from_ref(&payee), &[]).is_ok(), fit);
         }
     }
 }

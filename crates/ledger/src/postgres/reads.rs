@@ -13,6 +13,7 @@ use crate::decisions::Usage;
 use crate::key::KeyHold;
 use crate::model::{Approvals, LedgerError};
 use crate::payment::Payment;
+use crate::spending::Spending;
 use crate::text::Moment;
 use crate::writer::ops::{Found, Op};
 use bursar_core::payment_id::PaymentId;
@@ -41,6 +42,10 @@ impl Engine {
                     Err(error) => Found::Failed(error),
                 };
                 let _ = reply.send(found);
+            }
+            Op::Spending(scopes, reply) => {
+                let usage = reads.usage(&scopes).await;
+                let _ = reply.send(usage.map(Spending::of_counters));
             }
             Op::Usage(scopes, reply) => drop(reply.send(reads.usage(&scopes).await)),
             Op::OpenItems(reply) => drop(reply.send(reads.open_items().await)),

@@ -12,6 +12,7 @@ use crate::model::{
     ReserveError, Resolution,
 };
 use crate::pauses::{InForce, Pause};
+use crate::spending::Spending;
 use crate::payment::{Finding, Payment};
 use crate::refusals::Refusals;
 use bursar_core::payment_id::PaymentId;
@@ -49,6 +50,7 @@ pub enum Op {
         reply: Reply<Result<Option<Pause>, LedgerError>>,
     },
     Find(PaymentId, Reply<Found>),
+    Spending(Vec<String>, Reply<Result<Spending, LedgerError>>),
     Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
     Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>),
@@ -169,6 +171,7 @@ pub(crate) enum DurableAnswer {
         Result<Option<Pause>, LedgerError>,
     ),
     Find(PaymentId, Reply<Found>, Option<Box<Payment>>),
+    Spending(Reply<Result<Spending, LedgerError>>, Box<Spending>),
     Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
     Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>, Vec<PaymentId>),
@@ -186,6 +189,7 @@ impl DurableAnswer {
             Self::Done(reply, _) => drop(reply.send(Err(failed()))),
             Self::Resumed(reply, _) => drop(reply.send(Err(failed()))),
             Self::Find(_, reply, _) => drop(reply.send(Found::Failed(failed()))),
+            Self::Spending(reply, _) => drop(reply.send(Err(failed()))),
             Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
             Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),
             Self::Unconfirmed(reply, _) => drop(reply.send(Err(failed()))),
