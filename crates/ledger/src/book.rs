@@ -239,13 +239,15 @@ impl Book {
                     payment.tx = settled.tx.clone();
                     payment.reason = settled.why.clone();
                 })?;
+                // Also of a payment that no limit counted.
+                let booking = effect.payment.as_ref().and_then(Booking::in_full);
+                if let (Some(booking), Some(taken)) = (booking, settled.taken) {
+                    self.return_part(&booking, taken.0, &mut effect);
+                }
                 if !settled.back.is_empty()
                     && let Some(mut payment) = effect.payment.take()
                 {
                     self.spending.counters.give_back(&settled.back);
-                    if let (Some(booking), Some(taken)) = (Booking::in_full(&payment), settled.taken) {
-                        self.return_part(&booking, taken.0, &mut effect);
-                    }
                     payment.give_back(&settled.back);
                     self.changed(payment, &mut effect);
                 }

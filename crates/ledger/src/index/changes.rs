@@ -416,7 +416,7 @@ mod tests {
         let together = rows(vec![Changes::of(effects.iter())]);
         assert_eq!(together, singly);
         // Three payments, one of which is also open; four counters; the nonce of the payment that settled last; two
-        // payments that the chain may still confirm.
-        assert_eq!(together.len(), 3 + 1 + 4 + 1 + 2);
+        // payments that the chain may still confirm; for the account and the agent a bucket and all time.
+        assert_eq!(together.len(), 3 + 1 + 4 + 1 + 2 + 4);
     }
 }
