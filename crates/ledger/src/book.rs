@@ -188,14 +188,16 @@ impl Book {
         }
         self.nonce_is_free(&held.reserved.asset, &arming.arm)?;
         let booking = Booking::of_armed(held, &arming.charges, now);
-        self.may_book(&booking, Step::Open).map_err(|Overflow| ReserveError::Overflow)?;
+        self.may_book(&booking, Step::Open)
+            .map_err(|Overflow| ReserveError::Overflow)?;
         self.spending.fit(&arming.charges, held.windows())
     }
 
     /// Whether what was spent still fits 128 bits with this payment, whatever limits exist.
     fn leaves_room(&self, hold: &Hold) -> Result<(), ReserveError> {
         let booking = Booking::of_hold(hold);
-        self.may_book(&booking, Step::Open).map_err(|Overflow| ReserveError::Overflow)
+        self.may_book(&booking, Step::Open)
+            .map_err(|Overflow| ReserveError::Overflow)
     }
 
     fn nonce_is_free(&self, asset: &str, arm: &Arm) -> Result<(), ReserveError> {
@@ -555,7 +557,9 @@ impl Book {
     }
 
     fn counter(&self, charge: &WindowCharge) -> Counter {
-        self.spending.counters.get(charge.scope(), charge.window(), charge.start())
+        self.spending
+            .counters
+            .get(charge.scope(), charge.window(), charge.start())
     }
 
     fn fade(&mut self, ts: Moment, effect: &mut Effect) {

@@ -152,19 +152,12 @@ impl Spending {
     pub(super) fn counted(&self, charge: &Charge, given_back: &[WindowCharge]) -> Option<Counter> {
         let window = charge.window_name();
         let scopes = std::iter::once(&charge.scope).chain(&charge.was);
-        scopes.map(|scope| self.counted_for(scope, charge, &window, given_back)).try_fold(
-            Counter::default(),
-            |sum, counted| sum.plus(counted?),
-        )
+        scopes
+            .map(|scope| self.counted_for(scope, charge, &window, given_back))
+            .try_fold(Counter::default(), |sum, counted| sum.plus(counted?))
     }
 
-    fn counted_for(
-        &self,
-        scope: &str,
-        charge: &Charge,
-        window: &str,
-        given_back: &[WindowCharge],
-    ) -> Option<Counter> {
+    fn counted_for(&self, scope: &str, charge: &Charge, window: &str, given_back: &[WindowCharge]) -> Option<Counter> {
         let returning = given_back
             .iter()
             .filter(|old| old.scope() == scope && old.window() == window && is_of(charge, old.start()))
@@ -181,7 +174,9 @@ impl Spending {
             Measure::Counter => return exact(),
             // Its own counters cover all of it: they began before.
             Measure::Rolling { rolling, .. }
-                if self.counters.begin_before(scope, window, &rolling.oldest(&charge.start)) =>
+                if self
+                    .counters
+                    .begin_before(scope, window, &rolling.oldest(&charge.start)) =>
             {
                 return exact();
             }
@@ -195,7 +190,11 @@ impl Spending {
             return Some(counted);
         }
         let exact = exact()?;
-        Some(if exact.total()? > counted.total()? { exact } else { counted })
+        Some(if exact.total()? > counted.total()? {
+            exact
+        } else {
+            counted
+        })
     }
 
     /// The clock went back further than what is kept, so that nobody knows what was spent in the window.
@@ -205,10 +204,9 @@ impl Spending {
                 let mut scopes = std::iter::once(&charge.scope).chain(&charge.was);
                 scopes.any(|scope| buckets.is_closed(scope, from))
             }
-            _ => {
-                self.counters
-                    .is_closed(&charge.scope, &charge.window_name(), &charge.start)
-            }
+            _ => self
+                .counters
+                .is_closed(&charge.scope, &charge.window_name(), &charge.start),
         }
     }
 }

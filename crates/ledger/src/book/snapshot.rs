@@ -118,7 +118,11 @@ impl BookSnapshot {
         let mut keys: Vec<_> = keys.every().map(key).collect();
         keys.sort();
         // What is held follows from the open payments.
-        let Spending { counters, held: _, past } = spending;
+        let Spending {
+            counters,
+            held: _,
+            past,
+        } = spending;
         let mut counters: Vec<_> = counters
             .all()
             .map(|(scope, window, start, Counter { settled, open })| {

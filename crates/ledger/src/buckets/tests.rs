@@ -193,7 +193,11 @@ fn a_changed_zone_meets_what_was_spent_in_the_new_day() {
     // 23:45 to 00:15 in Berlin.
     for (n, minute) in [(1, 45), (2, 60), (3, 74)] {
         let at = "2026-11-20T22:00:00Z".parse::<Timestamp>().unwrap();
-        apply(&mut book, at + SignedDuration::from_mins(minute), reserved(n, "a", None, 1 << n, false));
+        apply(
+            &mut book,
+            at + SignedDuration::from_mins(minute),
+            reserved(n, "a", None, 1 << n, false),
+        );
     }
     let at = "2026-11-20T23:30:00Z".parse().unwrap();
     for (zone, sum) in [
@@ -300,7 +304,13 @@ fn a_book_of_before_keeps_what_its_counters_hold() {
     };
     let charges = [&old, &line("agent:a", Window::Total, "0", None)].map(|charge| {
         let window = charge.window_name().into_owned();
-        WindowCharge("agent:a".into(), window, charge.start.to_string(), Decimal(30), Decimal(100))
+        WindowCharge(
+            "agent:a".into(),
+            window,
+            charge.start.to_string(),
+            Decimal(30),
+            Decimal(100),
+        )
     });
     let payment = Reserved {
         windows: charges.to_vec(),
@@ -334,7 +344,10 @@ fn the_oldest_days_are_dropped_unless_money_in_them_is_open() {
     }
     let buckets = book.buckets().unwrap();
     let first = &buckets.scopes["agent:a"].days;
-    assert_eq!((first.len(), first.first_key_value().unwrap().0), (67, &Quarter::of(on(3)).day()));
+    assert_eq!(
+        (first.len(), first.first_key_value().unwrap().0),
+        (67, &Quarter::of(on(3)).day())
+    );
     assert!(buckets.is_closed("agent:a", on(2)) && !buckets.is_closed("agent:a", on(4)));
     assert_eq!(used(&book, &line("agent:a", Window::Total, "0", None)), (69, 1));
     apply(&mut book, on(70), settled(3, Source::Chain, None));
@@ -380,12 +393,26 @@ struct Paid {
 
 #[derive(Clone, Debug)]
 enum Move {
-    Pay { agent: usize, group: usize, usd: u128 },
-    Hold { agent: usize, usd: u128 },
+    Pay {
+        agent: usize,
+        group: usize,
+        usd: u128,
+    },
+    Hold {
+        agent: usize,
+        usd: u128,
+    },
     Arm(usize),
-    Settle { which: usize, part: Option<u8>, by_merchant: bool },
+    Settle {
+        which: usize,
+        part: Option<u8>,
+        by_merchant: bool,
+    },
     End(usize),
-    Confirm { which: usize, part: u8 },
+    Confirm {
+        which: usize,
+        part: u8,
+    },
     Restart,
 }
 

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use super::{
-    APPROVAL, KEY, OPEN, PAUSE, PAYMENT, Touched, SINCE, UNCONFIRMED, bucket_key, bucket_value, counter_key, denial_key, key, moment_value, nonce_key,
-    places_value, replay_key,
+    APPROVAL, KEY, OPEN, PAUSE, PAYMENT, SINCE, Touched, UNCONFIRMED, bucket_key, bucket_value, counter_key,
+    denial_key, key, moment_value, nonce_key, places_value, replay_key,
 };
 use crate::book::approvals::{ReplayKey, RowChange, Subject};
 use crate::book::{Book, Effect};

@@ -12,9 +12,9 @@ use crate::model::{
     ReserveError, Resolution,
 };
 use crate::pauses::{InForce, Pause};
-use crate::spending::Spending;
 use crate::payment::{Finding, Payment};
 use crate::refusals::Refusals;
+use crate::spending::Spending;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::PauseScope;
 

@@ -236,7 +236,8 @@ pub(crate) fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap:
         window,
         unit,
         start: "2026-11-20T00:00:00+01:00[Europe/Berlin]".into(),
-        ends: None,
+        // The one day that these tests charge ends then.
+        ends: (window == Window::Day).then(|| "2026-11-20T23:00:00Z".parse().unwrap()),
         amount,
         cap,
         rule: "agents.research.day".into(),
