@@ -219,7 +219,7 @@ struct Series {
 pub struct Buckets {
     scopes: HashMap<String, Series>,
     /// Payments before it are missing, because a version without buckets moved their entries away. Windows that begin
-    /// before it also count what their own counter holds.
+    /// before it also count what their own counter holds (R243).
     since: Option<Quarter>,
 }
 

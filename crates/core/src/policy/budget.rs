@@ -204,6 +204,11 @@ impl Budget {
         &self.scope
     }
 
+    /// The former name of its scope.
+    pub fn was(&self) -> Option<&str> {
+        self.was.as_deref()
+    }
+
     pub const fn window(&self) -> Window {
         self.window
     }
