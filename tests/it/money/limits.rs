@@ -421,11 +421,11 @@ async fn a_line_that_is_written_after_spending_meets_what_was_spent() {
     }
     // From the index, and from the journal alone.
     for is_deleted in [false, true] {
-        bursar = bursar.kill();
+        let home = bursar.kill();
         if is_deleted {
-            std::fs::remove_dir_all(bursar.home.path().join("index")).unwrap();
+            std::fs::remove_dir_all(home.path().join("index")).unwrap();
         }
-        bursar = bursar.serve();
+        bursar = home.serve();
         let page = Agent::of(&bursar).get(origin.address, "/10000").await;
         assert_eq!(page.json()["used"], "0.05");
     }
