@@ -3,6 +3,7 @@
 
 mod standing;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -69,10 +70,15 @@ pub(crate) struct Examined {
 }
 
 /// Reads the file and looks for warnings. Takes a while for a large file.
-pub(crate) fn examine(file: &LimitsFile, agents: Option<&[String]>, now: Timestamp) -> Result<Examined, ConfigError> {
+pub(crate) fn examine(
+    file: &LimitsFile,
+    agents: Option<&[String]>,
+    members: Option<&BTreeMap<String, Arc<str>>>,
+    now: Timestamp,
+) -> Result<Examined, ConfigError> {
     let text = file.read()?;
     let limits = file.parse(&text)?;
-    let around = Surroundings { agents, now };
+    let around = Surroundings { agents, members, now };
     let warnings = warnings(&file.path().display().to_string(), &text, &limits, around);
     Ok(Examined { limits, warnings })
 }
@@ -88,7 +94,7 @@ impl Rules {
     pub(crate) fn load(file: LimitsFile, registry: Registry) -> Result<(Self, Event), ConfigError> {
         let seen = Stamp::of(file.path());
         let agents = agents_of(&registry);
-        let Examined { limits, warnings } = examine(&file, agents.as_deref(), Timestamp::now())?;
+        let Examined { limits, warnings } = examine(&file, agents.as_deref(), None, Timestamp::now())?;
         log(&warnings);
         let event = loaded(&limits, 1);
         let state = State {
@@ -171,10 +177,10 @@ impl Rules {
 
     /// Away from the threads that serve requests.
     async fn examine(&self) -> Result<Examined, ConfigError> {
-        let (file, registry) = (self.file.clone(), self.registry.clone());
+        let (file, registry, in_force) = (self.file.clone(), self.registry.clone(), self.current().0);
         let examined = tokio::task::spawn_blocking(move || {
             let agents = registry.as_ref().and_then(agents_of);
-            examine(&file, agents.as_deref(), Timestamp::now())
+            examine(&file, agents.as_deref(), Some(&in_force.members()), Timestamp::now())
         });
         examined.await.unwrap_or_else(|failed| {
             Err(ConfigError::Unreadable {

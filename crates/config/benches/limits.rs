@@ -65,7 +65,10 @@ fn reload(text: &str, agents: &[String], now: Timestamp) -> Duration {
     let began = Instant::now();
     let limits = limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
     let agents = Some(agents);
-    let found = warnings("limits.toml", text, &limits, Surroundings { agents, now });
+    let members = limits.members();
+    let members = Some(&members);
+    let around = Surroundings { agents, members, now };
+    let found = warnings("limits.toml", text, &limits, around);
     let took = began.elapsed();
     assert_eq!(found, []);
     took

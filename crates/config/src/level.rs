@@ -39,15 +39,35 @@ pub struct Levels {
 impl Levels {
     pub fn groups(&mut self, section: Section<'_>) -> BTreeMap<String, Group> {
         let mut groups = BTreeMap::new();
-        for entry in section.named() {
+        let entries = section.named();
+        let names: Vec<&str> = entries.iter().map(Entry::key).collect();
+        let mut taken = BTreeMap::new();
+        for entry in &entries {
             let (name, Some(mut section)) = (entry.key(), entry.section()) else {
                 continue;
             };
-            check_group(&entry);
-            let level = self.level(&mut section, format!("group:{name}").into());
+            check_group(entry);
+            let was = section.take("was").and_then(|entry| former(entry, &names));
+            if let Some((was, entry)) = &was
+                && let Some(other) = taken.insert(was.clone(), name)
+            {
+                entry.reject::<()>(
+                    format!(
+                        "{}: [groups.{other}] is \"{was}\" under a new name already",
+                        entry.path()
+                    ),
+                    "Keep `was` in one of the two: what was spent then counts in one group.".to_owned(),
+                );
+            }
+            let was = was.map(|(was, _)| was);
+            let mut level = self.level(&mut section, format!("group:{name}").into());
             section.close(LEVEL_HINTS);
+            let scope = was.as_ref().map(|was| format!("group:{was}").into());
+            let budgets = level.budgets.into_iter();
+            level.budgets = budgets.map(|budget| budget.formerly(scope.as_ref())).collect();
             let group = Group {
                 name: name.into(),
+                was,
                 level: Arc::new(level),
             };
             groups.insert(name.to_owned(), group);
@@ -201,6 +221,24 @@ fn rolling_window(entry: &Entry<'_>) -> Option<Rolling> {
     })
 }
 
+/// `was`: a name that no group of the file has any more.
+fn former<'d>(entry: Entry<'d>, names: &[&str]) -> Option<(Arc<str>, Entry<'d>)> {
+    let was = entry.text()?;
+    if !is_group_name(was) {
+        return entry.reject(
+            format!("{}: \"{was}\" is not a valid group name", entry.path()),
+            GROUP_RULE.to_owned(),
+        );
+    }
+    if names.contains(&was) {
+        return entry.reject(
+            format!("{}: this file still has a section [groups.{was}]", entry.path()),
+            "Remove that section, or remove `was`: a payment counts in one group only.".to_owned(),
+        );
+    }
+    Some((was.into(), entry))
+}
+
 fn group_of(entry: &Entry<'_>, groups: &BTreeMap<String, Group>) -> Option<Group> {
     let name = entry.text()?;
     groups.get(name).cloned().or_else(|| {
@@ -232,14 +270,17 @@ fn check_agent(entry: &Entry<'_>) {
 /// Group names appear only in scopes and messages; plain ones need no escaping there.
 fn check_group(entry: &Entry<'_>) {
     let name = entry.key();
+    if !is_group_name(name) {
+        entry.reject_key::<()>(format!("\"{name}\" is not a valid group name"), GROUP_RULE.to_owned());
+    }
+}
+
+const GROUP_RULE: &str = "Use at most 64 ASCII letters, digits, `-`, `_` and `.`, starting with a letter or digit.";
+
+fn is_group_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let starts = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if !starts || name.len() > 64 || !name.bytes().all(plain) {
-        entry.reject_key::<()>(
-            format!("\"{name}\" is not a valid group name"),
-            "Use at most 64 ASCII letters, digits, `-`, `_` and `.`, starting with a letter or digit.".to_owned(),
-        );
-    }
+    starts && name.len() <= 64 && name.bytes().all(plain)
 }
 
 fn listed<'d, T>(entry: Option<Entry<'d>>, mut one: impl FnMut(&Entry<'d>) -> Option<T>) -> Listed<T> {

@@ -6,9 +6,10 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use toml::de::{DeTable, DeValue};
@@ -31,6 +32,7 @@ pub enum Code {
     NoSection,
     NoBudget,
     UnusedGroup,
+    GroupDropped,
     NeverReached,
     NeverAsks,
     ShadowedAllow,
@@ -47,6 +49,7 @@ impl Code {
             Self::NoSection => "no-section",
             Self::NoBudget => "no-budget",
             Self::UnusedGroup => "unused-group",
+            Self::GroupDropped => "group-dropped",
             Self::NeverReached => "never-reached",
             Self::NeverAsks => "never-asks",
             Self::ShadowedAllow => "shadowed-allow",
@@ -62,6 +65,8 @@ impl Code {
 pub struct Surroundings<'a> {
     /// The agents that may use the proxy; `None` if that is not known.
     pub agents: Option<&'a [String]>,
+    /// Each agent's group under the file in force; `None` if there is none, or if it is not known.
+    pub members: Option<&'a BTreeMap<String, Arc<str>>>,
     pub now: Timestamp,
 }
 

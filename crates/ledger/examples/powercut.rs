@@ -231,6 +231,7 @@ fn purchase(n: u64) -> Result<Reserve, Failed> {
     let asset = Asset::Token(tokens_of(Network::Eip155(84532)).next().ok_or("no asset")?);
     let charge = Charge {
         scope: "agent:research".into(),
+        was: None,
         window: Window::Day,
         unit: Unit::MicroUsd,
         start: "2026-11-20T00:00:00Z[UTC]".into(),

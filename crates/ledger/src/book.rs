@@ -15,6 +15,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use thiserror::Error;
 
+use super::buckets::{Booking, BucketRow, Buckets, Span};
 use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
 use super::entry::{self, Armed, Body, Entry, PauseSet, Reserved, Settled, WindowCharge};
 use super::key::{KeyChange, KeyHold, Keys};
@@ -24,6 +25,7 @@ use super::model::{
 use super::pauses::{Pause, Pauses};
 use super::payment::{NonceKey, Payment};
 use super::scan::Place;
+use super::spending::{Past, Spending};
 use super::text::{Decimal, Moment};
 use approvals::{ApprovalChanges, Register, ReplayKey, Subject};
 use bursar_core::payment_id::PaymentId;
@@ -73,9 +75,13 @@ pub struct Effect {
     /// Windows that it left or took something out of, and their counters now.
     pub left: Vec<(WindowCharge, Counter)>,
     pub dropped: Vec<CounterKey>,
+    /// Buckets after the entry; of several for one span the last one holds.
+    pub buckets: Vec<BucketRow>,
     pub faded: Vec<(u64, NonceKey)>,
     /// Payments that start (true) or stop waiting for confirmation by the chain.
     pub unconfirmed: Vec<(PaymentId, bool)>,
+    /// Where the one that starts to wait counts, if the chain may report a part.
+    pub waits: Option<Booking>,
     /// What the chain says about a finished payment.
     pub amended: Option<(PaymentId, Amendment)>,
     pub keys: Vec<(KeyHold, KeyChange)>,
@@ -127,13 +133,14 @@ impl Amendment {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
-    counters: Counters,
+    spending: Spending,
     open: BTreeMap<PaymentId, Payment>,
     taken: HashSet<NonceKey>,
     /// Nonces of finished payments, by the second in which they are free again.
     fading: BTreeSet<(u64, NonceKey)>,
-    /// Settled on the merchant's receipt, and not yet confirmed by the chain. Ids sort by their time.
-    unconfirmed: BTreeSet<PaymentId>,
+    /// Settled on the merchant's receipt, and not yet confirmed by the chain; and where those count of which the chain may
+    /// report a part. Ids sort by their time.
+    unconfirmed: BTreeMap<PaymentId, Option<Booking>>,
     /// The latest time of any entry: how far the clock has been.
     latest: Option<Moment>,
     keys: Keys,
@@ -146,7 +153,9 @@ impl Book {
     /// entry will succeed and keep every cap.
     pub(crate) fn admits(&self, reserve: &Reserve, now: Moment) -> Result<Vec<u128>, ReserveError> {
         self.nonce_is_free(&reserve.hold.terms.asset.caip19(), &reserve.arm)?;
-        self.admits_hold(&reserve.hold, now)
+        let totals = self.admits_hold(&reserve.hold, now)?;
+        self.leaves_room(&reserve.hold)?;
+        Ok(totals)
     }
 
     /// Like [`Book::admits`], before there is a nonce.
@@ -160,7 +169,7 @@ impl Book {
             return Err(ReserveError::KeyTaken(hold.rid));
         }
         no_excess(hold.rid, &hold.charges)?;
-        self.counters.fit(&hold.charges, &[])
+        self.spending.fit(&hold.charges, &[])
     }
 
     /// Decides whether held money may be signed for under the current limits. The payment's own hold does not count
@@ -178,7 +187,17 @@ impl Book {
             no_excess(rid, &arming.charges)?;
         }
         self.nonce_is_free(&held.reserved.asset, &arming.arm)?;
-        self.counters.fit(&arming.charges, held.windows())
+        let booking = Booking::of_armed(held, &arming.charges, now);
+        self.may_book(&booking, Step::Open)
+            .map_err(|Overflow| ReserveError::Overflow)?;
+        self.spending.fit(&arming.charges, held.windows())
+    }
+
+    /// Whether what was spent still fits 128 bits with this payment, whatever limits exist.
+    fn leaves_room(&self, hold: &Hold) -> Result<(), ReserveError> {
+        let booking = Booking::of_hold(hold);
+        self.may_book(&booking, Step::Open)
+            .map_err(|Overflow| ReserveError::Overflow)
     }
 
     fn nonce_is_free(&self, asset: &str, arm: &Arm) -> Result<(), ReserveError> {
@@ -222,15 +241,21 @@ impl Book {
                     payment.tx = settled.tx.clone();
                     payment.reason = settled.why.clone();
                 })?;
+                // Also of a payment that no limit counted.
+                let booking = effect.payment.as_ref().and_then(Booking::in_full);
+                if let (Some(booking), Some(taken)) = (booking, settled.taken) {
+                    self.return_part(&booking, taken.0, &mut effect);
+                }
                 if !settled.back.is_empty()
                     && let Some(mut payment) = effect.payment.take()
                 {
-                    self.counters.give_back(&settled.back);
+                    self.spending.counters.give_back(&settled.back);
                     payment.give_back(&settled.back);
                     self.changed(payment, &mut effect);
                 }
                 if settled.by == Source::Merchant {
-                    self.unconfirmed.insert(settled.rid);
+                    effect.waits = effect.payment.as_ref().and_then(Booking::of_a_part);
+                    self.unconfirmed.insert(settled.rid, effect.waits.clone());
                     effect.unconfirmed.push((settled.rid, true));
                 }
             }
@@ -248,8 +273,11 @@ impl Book {
                 payment.reason = Some(expired.why.clone());
             })?,
             Body::Confirmed(confirmed) => {
-                self.confirmed_by_chain(confirmed.rid, &mut effect)?;
-                let changed = self.counters.give_back(&confirmed.back);
+                let booking = self.confirmed_by_chain(confirmed.rid, &mut effect)?;
+                if let (Some(booking), Some(taken)) = (booking, confirmed.taken) {
+                    self.return_part(&booking, taken.0, &mut effect);
+                }
+                let changed = self.spending.counters.give_back(&confirmed.back);
                 effect
                     .left
                     .extend(changed.into_iter().map(|(charge, counter)| (charge.clone(), counter)));
@@ -313,6 +341,7 @@ impl Book {
         let payment = Payment {
             approval: None,
             arm: reserved.arm.clone(),
+            armed_at: None,
             by: None,
             created_at: ts,
             disputed: None,
@@ -342,9 +371,9 @@ impl Book {
         if nonce.is_some_and(|key| self.taken.contains(&key)) {
             return Err(Illegal::NonceTwice(rid));
         }
-        self.book(rid, payment.windows(), Step::Open)?;
+        self.book(&payment, Step::Open, effect)?;
         for charge in payment.windows() {
-            self.counters.drop_oldest(charge, &mut effect.dropped);
+            self.spending.counters.drop_oldest(charge, &mut effect.dropped);
         }
         self.taken.extend(nonce);
         if let Some(hold) = payment.key_hold() {
@@ -369,19 +398,28 @@ impl Book {
         if payment.nonce_key().is_some_and(|key| self.taken.contains(&key)) {
             return Err(Illegal::NonceTwice(rid));
         }
+        let held = payment.clone();
         if let Some(windows) = &armed.windows {
-            let moved = self.counters.move_open(payment.windows(), windows);
+            payment.moved = Some(windows.clone());
+        }
+        payment.state = State::Armed;
+        payment.armed_at = Some(ts);
+        let booking = Booking::of(&payment);
+        self.may_book_all(booking.as_ref(), Step::Open)
+            .map_err(|Overflow| Illegal::Overflow(rid))?;
+        if let Some(windows) = &armed.windows {
+            let moved = self.spending.counters.move_open(held.windows(), windows);
             moved.map_err(|Overflow| Illegal::Overflow(rid))?;
-            let left = payment.moved.replace(windows.clone());
-            for charge in left.as_deref().unwrap_or(&payment.reserved.windows) {
+            for charge in held.windows() {
                 effect.left.push((charge.clone(), self.counter(charge)));
             }
             for charge in windows {
-                self.counters.drop_oldest(charge, &mut effect.dropped);
+                self.spending.counters.drop_oldest(charge, &mut effect.dropped);
             }
         }
+        self.spending.let_go(&held);
+        self.book_in_buckets(booking.as_ref(), Step::Open, effect);
         self.approvals.leave(rid, &mut effect.approvals);
-        payment.state = State::Armed;
         payment.updated_at = ts;
         self.taken.extend(payment.nonce_key());
         self.open.insert(rid, payment.clone());
@@ -398,6 +436,7 @@ impl Book {
         change: impl FnOnce(&mut Payment),
     ) -> Result<(), Illegal> {
         let mut payment = self.may_become(rid, to)?;
+        let before = payment.clone();
         change(&mut payment);
         payment.state = to;
         payment.updated_at = ts;
@@ -407,7 +446,7 @@ impl Book {
             } else {
                 Step::GiveBack
             };
-            self.book(rid, payment.windows(), step)?;
+            self.book(&before, step, effect)?;
             // Proven dead: the agent may buy under this key again (R6).
             if to != State::Settled
                 && let Some(hold) = payment.key_hold()
@@ -468,18 +507,48 @@ impl Book {
         Ok(())
     }
 
-    fn confirmed_by_chain(&mut self, rid: PaymentId, effect: &mut Effect) -> Result<(), Illegal> {
-        if !self.unconfirmed.remove(&rid) {
-            return Err(Illegal::NotUnconfirmed(rid));
-        }
+    fn confirmed_by_chain(&mut self, rid: PaymentId, effect: &mut Effect) -> Result<Option<Booking>, Illegal> {
+        let booking = self.unconfirmed.remove(&rid).ok_or(Illegal::NotUnconfirmed(rid))?;
         effect.unconfirmed.push((rid, false));
+        Ok(booking)
+    }
+
+    /// Changes every counter and bucket in which a payment counts, or none.
+    fn book(&mut self, payment: &Payment, step: Step, effect: &mut Effect) -> Result<(), Illegal> {
+        let overflow = |Overflow| Illegal::Overflow(payment.rid());
+        let booking = Booking::in_full(payment);
+        self.may_book_all(booking.as_ref(), step).map_err(overflow)?;
+        self.spending.counters.book(payment.windows(), step).map_err(overflow)?;
+        match step {
+            Step::Open => self.spending.hold(payment),
+            Step::Settle | Step::GiveBack => self.spending.let_go(payment),
+        }
+        self.book_in_buckets(booking.as_ref(), step, effect);
         Ok(())
     }
 
-    /// Changes every counter that a payment is charged to, or none.
-    fn book(&mut self, rid: PaymentId, windows: &[WindowCharge], step: Step) -> Result<(), Illegal> {
-        let booked = self.counters.book(windows, step);
-        booked.map_err(|Overflow| Illegal::Overflow(rid))
+    fn may_book_all(&self, booking: Option<&Booking>, step: Step) -> Result<(), Overflow> {
+        booking.map_or(Ok(()), |booking| self.may_book(booking, step))
+    }
+
+    fn may_book(&self, booking: &Booking, step: Step) -> Result<(), Overflow> {
+        match &self.spending.past {
+            Past::Buckets(buckets) => buckets.may(booking, step),
+            Past::Counters => Ok(()),
+        }
+    }
+
+    fn book_in_buckets(&mut self, booking: Option<&Booking>, step: Step, effect: &mut Effect) {
+        if let (Past::Buckets(buckets), Some(booking)) = (&mut self.spending.past, booking) {
+            buckets.book(booking, step, &mut effect.buckets);
+        }
+    }
+
+    /// What is given back leaves the bucket in which the payment was charged, and so every window that covers it (R240).
+    fn return_part(&mut self, booking: &Booking, taken: u128, effect: &mut Effect) {
+        if let Past::Buckets(buckets) = &mut self.spending.past {
+            buckets.give_back(booking, taken, &mut effect.buckets);
+        }
     }
 
     fn changed(&self, payment: Payment, effect: &mut Effect) {
@@ -488,7 +557,9 @@ impl Book {
     }
 
     fn counter(&self, charge: &WindowCharge) -> Counter {
-        self.counters.get(charge.scope(), charge.window(), charge.start())
+        self.spending
+            .counters
+            .get(charge.scope(), charge.window(), charge.start())
     }
 
     fn fade(&mut self, ts: Moment, effect: &mut Effect) {
@@ -504,7 +575,7 @@ impl Book {
         let faded = self.keys.fade(now);
         let freed = faded.into_iter().map(|hold| (hold, KeyChange::Free));
         effect.keys.extend(freed);
-        while let Some(&rid) = self.unconfirmed.first()
+        while let Some((&rid, _)) = self.unconfirmed.first_key_value()
             && rid
                 .made_at()
                 .is_none_or(|made_at| ts.timestamp().duration_since(made_at) > CONFIRMABLE)

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::entry::WindowCharge;
-use super::model::ReserveError;
 use bursar_core::policy::budget::{Charge, Excess, PAYEE, PENDING, SINCE_APPROVAL, Window};
 
 /// How many windows are kept per scope and window name, newest first. Older ones no longer count. A charge for one of
@@ -26,6 +25,13 @@ impl Counter {
     /// `None`: the sum does not fit 128 bits.
     pub fn total(self) -> Option<u128> {
         self.settled.checked_add(self.open)
+    }
+
+    pub(super) fn plus(self, other: Self) -> Option<Self> {
+        Some(Self {
+            settled: self.settled.checked_add(other.settled)?,
+            open: self.open.checked_add(other.open)?,
+        })
     }
 }
 
@@ -54,68 +60,32 @@ type Windows = BTreeMap<String, Starts>;
 pub struct Counters(HashMap<String, Windows>);
 
 impl Counters {
-    /// Decides whether all of `charges` fit once `given_back` is subtracted. Returns the total of each window
-    /// afterwards.
-    pub fn fit(&self, charges: &[Charge], given_back: &[WindowCharge]) -> Result<Vec<u128>, ReserveError> {
-        let mut totals = Vec::with_capacity(charges.len());
-        for (index, charge) in charges.iter().enumerate() {
-            let window = charge.window_name();
-            if self.is_closed(&charge.scope, &window, &charge.start) {
-                return Err(ReserveError::WindowClosed { charge: index });
-            }
-            let Counter { settled, open } = self.counted(charge, &window).ok_or(ReserveError::Overflow)?;
-            let returning = given_back
-                .iter()
-                .filter(|old| old.scope() == &*charge.scope && old.window() == window && counts(charge, old.start()))
-                .try_fold(0u128, |sum, old| sum.checked_add(old.amount()))
-                .ok_or(ReserveError::Overflow)?;
-            let open = open.saturating_sub(returning);
-            // Two charges on one counter add up.
-            let counted = charges[..index]
-                .iter()
-                .filter(|other| {
-                    other.scope == charge.scope && other.window_name() == window && other.start == charge.start
-                })
-                .map(|other| other.amount)
-                .chain([open, charge.amount])
-                .try_fold(settled, u128::checked_add)
-                .ok_or(ReserveError::Overflow)?;
-            let fits = match charge.window {
-                // A payee is known once a payment to it has settled; payments under way do not count.
-                Window::Payee => settled > 0,
-                _ => counted <= charge.cap,
-            };
-            if !fits && charge.excess != Excess::Approved {
-                return Err(ReserveError::Denied {
-                    charge: index,
-                    settled,
-                    open,
-                });
-            }
-            totals.push(counted);
-        }
-        Ok(totals)
-    }
-
     /// What adds up with a new charge: one counter, or all buckets of a rolling window that are not too old. Buckets
     /// that begin later than the charge's own count too: the clock went back, and that must not empty the window.
-    pub(super) fn counted(&self, charge: &Charge, window: &str) -> Option<Counter> {
+    pub(super) fn counted(&self, scope: &str, charge: &Charge, window: &str) -> Option<Counter> {
         match charge.window {
             Window::Rolling(rolling) => {
-                let Some(starts) = self.starts(&charge.scope, window) else {
+                let Some(starts) = self.starts(scope, window) else {
                     return Some(Counter::default());
                 };
                 starts
                     .range(rolling.oldest(&charge.start)..)
-                    .try_fold(Counter::default(), |sum, (_, counter)| {
-                        Some(Counter {
-                            settled: sum.settled.checked_add(counter.settled)?,
-                            open: sum.open.checked_add(counter.open)?,
-                        })
-                    })
+                    .try_fold(Counter::default(), |sum, (_, counter)| sum.plus(*counter))
             }
-            _ => Some(self.get(&charge.scope, window, &charge.start)),
+            _ => Some(self.get(scope, window, &charge.start)),
         }
+    }
+
+    /// Whether counters of this window began before `start`, so that none is missing from there on.
+    pub(super) fn begin_before(&self, scope: &str, window: &str, start: &str) -> bool {
+        let starts = self.starts(scope, window);
+        let oldest = starts.and_then(|starts| starts.first_key_value());
+        oldest.is_some_and(|(oldest, _)| oldest.as_str() < start)
+    }
+
+    pub(super) fn of_scopes(&self, scopes: &[String]) -> Self {
+        let known = |scope: &String| Some((scope.clone(), self.0.get(scope)?.clone()));
+        Self(scopes.iter().filter_map(known).collect())
     }
 
     /// Puts charges on a window since the last approval into the period that the last approval began. An approved
@@ -190,6 +160,25 @@ impl Counters {
             }
         }
         changed
+    }
+
+    /// Forgets counters of zero.
+    pub(super) fn drop_empty(&mut self, charges: &[WindowCharge]) {
+        for charge in charges {
+            if let Some(windows) = self.0.get_mut(charge.scope()) {
+                if let Some(starts) = windows.get_mut(charge.window()) {
+                    if starts.get(charge.start()) == Some(&Counter::default()) {
+                        starts.remove(charge.start());
+                    }
+                    if starts.is_empty() {
+                        windows.remove(charge.window());
+                    }
+                }
+                if windows.is_empty() {
+                    self.0.remove(charge.scope());
+                }
+            }
+        }
     }
 
     fn undo(&mut self, charge: &WindowCharge, step: Step) {
@@ -306,7 +295,7 @@ impl Counter {
 }
 
 /// Whether the bucket or window at `start` adds up with a new charge.
-fn counts(charge: &Charge, start: &str) -> bool {
+pub(super) fn is_of(charge: &Charge, start: &str) -> bool {
     match charge.window {
         Window::Rolling(rolling) => *start >= *rolling.oldest(&charge.start),
         _ => *start == *charge.start,

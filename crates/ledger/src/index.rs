@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use super::book::approvals::{ReplayKey, Subject};
 use super::book::{Book, Effect};
+use super::buckets::{Bucket, Quarter, Span};
 use super::counters::{Counter, CounterKey};
 use super::entry::Entry;
 use super::key::KeyHold;
@@ -55,7 +56,7 @@ pub(crate) const BATCH_ENTRIES: usize = 512;
 const CACHE_BYTES: u64 = 8 << 20;
 
 /// Changed whenever keys or values change; an index with another number is rebuilt.
-const FORMAT: u8 = 5;
+const FORMAT: u8 = 6;
 
 // Key prefixes. There is one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
@@ -63,14 +64,18 @@ const MARK: &[u8] = b"m";
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 const APPROVAL: u8 = b'a';
+const BUCKET: u8 = b'b';
 const COUNTER: u8 = b'c';
 const DENIAL: u8 = b'd';
+const EVER: u8 = b'e';
 const KEY: u8 = b'k';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
 const PAUSE: u8 = b'w';
 const PAYMENT: u8 = b'p';
 const REPLAY: u8 = b'r';
+/// The quarter-hour before which payments are missing from the buckets.
+const SINCE: u8 = b't';
 const SEGMENT: u8 = b's';
 const UNCONFIRMED: u8 = b'u';
 
@@ -419,15 +424,28 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         let (key, counter) = counter_row(&key, &value).ok_or_else(|| broken("counter"))?;
         book.restore_counter(key, counter);
     }
+    for row in db.scan_prefix([BUCKET]).chain(db.scan_prefix([EVER])) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        let (scope, span, bucket) = bucket_row(&key, &value).ok_or_else(|| broken("bucket"))?;
+        book.restore_bucket(scope, span, bucket);
+    }
+    if let Some(value) = db.get([SINCE]).map_err(|error| error.to_string())? {
+        let since = <[u8; 4]>::try_from(&*value).map_err(|_| broken("quarter-hour"))?;
+        book.restore_since(Quarter(u32::from_be_bytes(since)));
+    }
     for row in db.scan_prefix([NONCE]) {
         let (key, _) = row.map_err(|error| error.to_string())?;
         let (free_at, nonce) = nonce_row(&key).ok_or_else(|| broken("nonce"))?;
         book.restore_nonce(free_at, nonce);
     }
     for row in db.scan_prefix([UNCONFIRMED]) {
-        let (key, _) = row.map_err(|error| error.to_string())?;
+        let (key, value) = row.map_err(|error| error.to_string())?;
         let rid = <[u8; 16]>::try_from(&key[1..]).map_err(|_| broken("payment"))?;
-        book.restore_unconfirmed(PaymentId::from_bytes(rid));
+        let booking = match value.is_empty() {
+            true => None,
+            false => Some(serde_json::from_slice(&value).map_err(|_| broken("booking"))?),
+        };
+        book.restore_unconfirmed(PaymentId::from_bytes(rid), booking);
     }
     for row in db.scan_prefix([KEY]) {
         let (key, value) = row.map_err(|error| error.to_string())?;

@@ -34,7 +34,7 @@
 //! # Reading order
 //!
 //! 1. [`model`]: states, requests and answers. [`payment`]: one payment.
-//! 2. [`counters`] and [`book`]: the arithmetic, pure. `decisions`: what all engines share.
+//! 2. [`counters`], [`buckets`], [`spending`] and [`book`]: the arithmetic, pure. `decisions`: what all engines share.
 //! 3. [`entry`]: the bytes of an entry. [`journal`] and [`scan`]: the files.
 //! 4. `writer`, `index`, `recovery`, `embedded`: the engine for one machine.
 //! 5. `postgres`: the engine for a shared ledger.
@@ -55,6 +55,7 @@
 )]
 
 pub mod book;
+pub mod buckets;
 mod checkpoints;
 pub mod compared;
 pub mod counters;
@@ -92,6 +93,7 @@ mod resume;
 pub mod scan;
 mod signing;
 pub mod spend;
+pub mod spending;
 mod standing;
 pub mod text;
 mod timekeeping;
@@ -126,6 +128,7 @@ pub use read::{
 pub use reason::Reason;
 pub use recovery::OpenError;
 pub use refusals::ANY_HOST;
+pub use spending::Spending;
 pub use standing::{Open, Seen, Standing, read_standing};
 
 /// The result of a ledger method. It is ready once the operation is durable.
@@ -207,7 +210,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// One payment, in any state.
     fn get(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>>;
 
-    /// The counters of these scopes, for all windows.
+    /// What caps of these scopes are compared with, as one moment of the ledger saw it.
+    fn spending(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Spending, LedgerError>>;
+
+    /// The counters of these scopes, for all windows that charges have named. Decisions about calendar windows use
+    /// [`Ledger::spending`].
     fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>>;
 
     /// The counters of these scopes together with what is open in them, in one step of the writer.

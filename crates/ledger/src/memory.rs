@@ -21,7 +21,7 @@ use super::payment::{Finding, Payment};
 use super::standing::Seen;
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
-use super::{Ledger, LedgerFuture, Usage};
+use super::{Ledger, LedgerFuture, Spending, Usage};
 use bursar_core::clock::SharedClock;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::PauseScope;
@@ -187,6 +187,11 @@ impl Ledger for Memory {
         self.look(move |state| state.payments.get(&rid).cloned())
     }
 
+    fn spending(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Spending, LedgerError>> {
+        let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        self.look(move |state| state.book.spending().of_scopes(&scopes))
+    }
+
     fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>> {
         let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.look(move |state| Decisions::usage(state, &scopes))
@@ -195,8 +200,13 @@ impl Ledger for Memory {
     fn standing(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Seen, LedgerError>> {
         let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.look(move |state| {
-            let usage = Decisions::usage(state, &scopes);
-            Seen::of(usage, state.book.open_payments(), &scopes, state.entries.checked_sub(1))
+            let spending = state.book.spending().of_scopes(&scopes);
+            Seen::of(
+                spending,
+                state.book.open_payments(),
+                &scopes,
+                state.entries.checked_sub(1),
+            )
         })
     }
 

@@ -27,6 +27,9 @@ pub struct Payment {
     pub approval: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arm: Option<Arm>,
+    /// When it was armed, if it was held before. From then on it counts as spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub armed_at: Option<Moment>,
     /// Who reported the outcome, once settled or expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Source>,
@@ -86,6 +89,20 @@ impl Payment {
     /// The windows in which it counts now.
     pub fn windows(&self) -> &[WindowCharge] {
         self.moved.as_deref().unwrap_or(&self.reserved.windows)
+    }
+
+    /// When it was charged as spent money.
+    pub fn charged_at(&self) -> Moment {
+        self.armed_at.unwrap_or(self.created_at)
+    }
+
+    /// The group that it counts in: the one that its charges name, because the agent may have changed groups while the
+    /// money was held.
+    pub fn group(&self) -> Option<&str> {
+        let mut scopes = self.windows().iter().map(WindowCharge::scope);
+        scopes
+            .find_map(|scope| scope.strip_prefix("group:"))
+            .or(self.reserved.group.as_deref())
     }
 
     /// What its windows get back if only `taken` atoms were taken: amounts in proportion, rounded so that enough stays

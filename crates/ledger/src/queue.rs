@@ -19,7 +19,7 @@ use super::standing::Seen;
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
 use super::writer::{Delivery, Op, Shared};
-use super::{Ledger, LedgerFuture, Usage};
+use super::{Ledger, LedgerFuture, Spending, Usage};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::PauseScope;
 
@@ -200,6 +200,11 @@ impl<T: Queued> Ledger for T {
 
     fn get(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>> {
         self.find(rid)
+    }
+
+    fn spending(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Spending, LedgerError>> {
+        let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        Box::pin(async move { self.queue().ask(|reply| Op::Spending(scopes, reply)).await? })
     }
 
     fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>> {

@@ -7,20 +7,20 @@ use jiff::Timestamp;
 
 use super::book::Book;
 use super::compared::Compared;
-use super::counters::{Counter, Counters};
-use super::decisions::Usage;
+use super::counters::Counter;
 use super::entry::{Entry, WindowCharge};
 use super::model::State;
 use super::pauses::Pause;
 use super::payment::Payment;
 use super::read::{ReadError, read_entries};
+use super::spending::Spending;
 use super::{Ledger, LedgerError};
 use bursar_core::policy::{Charge, Counted, Unit, Window};
 
-/// What an engine reads in one step: the counters of some scopes, and the payments that are open in them.
+/// What an engine reads in one step: what caps of some scopes are compared with, and the payments that are open in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    pub usage: Vec<Usage>,
+    pub spending: Spending,
     pub open: Vec<Payment>,
     /// Number of the newest entry; `None` if there is none, or if several logs have entries.
     pub as_of: Option<u64>,
@@ -28,7 +28,7 @@ pub struct Seen {
 
 impl Seen {
     pub(crate) fn of<'p>(
-        usage: Vec<Usage>,
+        spending: Spending,
         open: impl Iterator<Item = &'p Payment>,
         scopes: &[String],
         as_of: Option<u64>,
@@ -39,7 +39,7 @@ impl Seen {
                 || scopes.iter().any(|scope| counts_for(payment, scope))
         };
         Self {
-            usage,
+            spending,
             open: open.filter(is_in).cloned().collect(),
             as_of,
         }
@@ -71,10 +71,10 @@ impl Open {
     }
 }
 
-/// The counters of some scopes, and the pauses in force, as one moment saw them.
+/// What caps of some scopes are compared with, and the pauses in force, as one moment saw them.
 #[derive(Debug, Default)]
 pub struct Standing {
-    counters: Counters,
+    spending: Spending,
     open: Vec<Payment>,
     pauses: Vec<Pause>,
     as_of: Option<u64>,
@@ -83,37 +83,21 @@ pub struct Standing {
 impl Standing {
     /// What a ledger counts at this moment for the charges' scopes, in one step of its writer.
     pub async fn ask(ledger: &dyn Ledger, charges: &[Charge]) -> Result<Self, LedgerError> {
-        let Seen { usage, open, as_of } = ledger.standing(&scopes(charges)).await?;
-        let standing = Self {
-            open,
-            as_of,
-            ..Self::of(usage)
-        };
+        let scopes = scopes(charges);
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        let Seen { spending, open, as_of } = ledger.standing(&scopes).await?;
         let pauses = ledger.pauses().into_iter().map(|(pause, _)| pause).collect();
-        Ok(Self { pauses, ..standing })
+        Ok(Self {
+            spending,
+            open,
+            pauses,
+            as_of,
+        })
     }
 
     /// The pause that stops this agent's payments to this host.
     pub fn pause_on(&self, agent: &str, group: Option<&str>, host: &str) -> Option<&Pause> {
         self.pauses.iter().find(|pause| pause.scope.covers(agent, group, host))
-    }
-
-    fn of(usage: Vec<Usage>) -> Self {
-        let mut counters = Counters::default();
-        for Usage {
-            scope,
-            window,
-            start,
-            settled,
-            open,
-        } in usage
-        {
-            counters.restore((scope, window, start), Counter { settled, open });
-        }
-        Self {
-            counters,
-            ..Self::default()
-        }
     }
 
     /// Number of the newest entry that it saw; `None` if there is none, or if several logs have entries.
@@ -130,7 +114,7 @@ impl Standing {
     pub fn open(&self, charge: &Charge) -> Option<Open> {
         let counted = self.counted(charge)?;
         let mut charges = [charge.clone()];
-        self.counters.begin(&mut charges);
+        self.spending.counters.begin(&mut charges);
         let [charge] = charges;
         // By the windows that were charged, or by the time for which a window is summed up, whatever charges named it.
         [Self::charged_by_name, Self::charged_in_time]
@@ -181,35 +165,41 @@ impl Standing {
             Window::Rolling(rolling) => second(&rolling.oldest(&charge.start)),
             _ => charge.start.parse().ok(),
         };
-        let at = payment.created_at.timestamp();
+        let at = payment.charged_at().timestamp();
         let is_in = from.is_none_or(|from: Timestamp| at >= from)
             && charge
                 .ends
                 .filter(|_| charge.window.is_calendar())
                 .is_none_or(|ends| at < ends);
-        Some(match (is_in && counts_for(payment, &charge.scope), charge.unit) {
-            (false, _) => 0,
-            (true, Unit::MicroUsd) => payment.reserved.usd_micros.0,
-            (true, Unit::Payments) => 1,
-        })
+        let former = charge.was.as_ref().is_some_and(|was| counts_for(payment, was));
+        Some(
+            match (is_in && (former || counts_for(payment, &charge.scope)), charge.unit) {
+                (false, _) => 0,
+                (true, Unit::MicroUsd) => payment.reserved.usd_micros.0,
+                (true, Unit::Payments) => 1,
+            },
+        )
     }
 
     /// What the charge would be added to. `None`: its window is over, so that nothing can be added.
     pub fn counted(&self, charge: &Charge) -> Option<Counted> {
         let mut charges = [charge.clone()];
-        self.counters.begin(&mut charges);
+        self.spending.counters.begin(&mut charges);
         let [charge] = charges;
-        let window = charge.window_name();
-        if self.counters.is_closed(&charge.scope, &window, &charge.start) {
+        if self.spending.is_closed(&charge) {
             return None;
         }
-        let Counter { settled, open } = self.counters.counted(&charge, &window)?;
+        let Counter { settled, open } = self.spending.counted(&charge, &[])?;
         Some(Counted { settled, open })
     }
 }
 
-fn scopes(charges: &[Charge]) -> Vec<&str> {
-    let scopes: BTreeSet<&str> = charges.iter().map(|charge| &*charge.scope).collect();
+/// Also the former names of groups.
+fn scopes(charges: &[Charge]) -> Vec<String> {
+    let scopes = charges
+        .iter()
+        .flat_map(|charge| std::iter::once(&charge.scope).chain(&charge.was));
+    let scopes: BTreeSet<String> = scopes.map(ToString::to_string).collect();
     scopes.into_iter().collect()
 }
 
@@ -222,19 +212,11 @@ pub fn read_standing(dir: &Path, charges: &[Charge]) -> Result<Compared<Standing
         Ok(())
     };
     let read = read_entries(dir, |book| (book, None), visit)?;
-    Ok(read.map(|(book, as_of)| {
-        let mut counters = Counters::default();
-        for scope in scopes(charges) {
-            for (window, start, counter) in book.counters().of_scope(scope) {
-                counters.restore((scope.to_owned(), window.to_owned(), start.to_owned()), counter);
-            }
-        }
-        Standing {
-            counters,
-            open: book.open_payments().cloned().collect(),
-            pauses: book.pauses().all().cloned().collect(),
-            as_of,
-        }
+    Ok(read.map(|(book, as_of)| Standing {
+        spending: book.spending().of_scopes(&scopes(charges)),
+        open: book.open_payments().cloned().collect(),
+        pauses: book.pauses().all().cloned().collect(),
+        as_of,
     }))
 }
 
@@ -243,6 +225,14 @@ mod tests {
     use bursar_core::policy::{Excess, Unit, Window, fits};
 
     use super::*;
+    use crate::decisions::Usage;
+
+    fn standing(usage: Vec<Usage>) -> Standing {
+        Standing {
+            spending: Spending::of_counters(usage),
+            ..Standing::default()
+        }
+    }
 
     fn charge(window: Window, start: &str, cap: u128) -> Charge {
         Charge {
@@ -253,6 +243,7 @@ mod tests {
             ends: None,
             amount: 10,
             cap,
+            was: None,
             rule: "agents.a.day".into(),
             excess: Excess::Denied,
         }
@@ -270,14 +261,14 @@ mod tests {
 
     #[test]
     fn a_charge_meets_what_its_own_window_counts() {
-        let standing = Standing::of(vec![usage("day", "today", 60, 20), usage("day", "yesterday", 500, 0)]);
+        let standing = standing(vec![usage("day", "today", 60, 20), usage("day", "yesterday", 500, 0)]);
         for (cap, fit) in [(90, true), (89, false)] {
             let today = charge(Window::Day, "today", cap);
             let counted = standing.counted(&today).unwrap();
             assert_eq!(counted, Counted { settled: 60, open: 20 });
             assert_eq!(fits(&today, counted), fit);
             // As the ledger itself decides.
-            assert_eq!(standing.counters.fit(&[today], &[]).is_ok(), fit);
+            assert_eq!(standing.spending.fit(&[today], &[]).is_ok(), fit);
         }
         let other = charge(Window::Month, "today", 10);
         assert_eq!(standing.counted(&other), Some(Counted::default()));
@@ -288,9 +279,9 @@ mod tests {
         let payee = charge(Window::Payee, "0xa1", u128::MAX);
         let name = payee.window_name().into_owned();
         for (settled, open, fit) in [(1, 0, true), (0, 1, false)] {
-            let standing = Standing::of(vec![usage(&name, "0xa1", settled, open)]);
+            let standing = standing(vec![usage(&name, "0xa1", settled, open)]);
             assert_eq!(fits(&payee, standing.counted(&payee).unwrap()), fit);
-            assert_eq!(standing.counters.fit(std::slice::from_ref(&payee), &[]).is_ok(), fit);
+            assert_eq!(standing.spending.fit(std::slice::from_ref(&payee), &[]).is_ok(), fit);
         }
     }
 }

@@ -306,10 +306,18 @@ impl Writer {
             Op::Find(rid, reply) => {
                 DurableAnswer::Find(rid, reply, self.book().open_payment(&rid).cloned().map(Box::new))
             }
+            Op::Spending(scopes, reply) => {
+                DurableAnswer::Spending(reply, Box::new(self.book().spending().of_scopes(&scopes)))
+            }
             Op::Usage(scopes, reply) => DurableAnswer::Usage(reply, self.usage(&scopes)),
             Op::Standing(scopes, reply) => {
                 let newest = self.opening.journal.chain().next_seq.checked_sub(1);
-                let seen = Seen::of(self.usage(&scopes), self.book().open_payments(), &scopes, newest);
+                let seen = Seen::of(
+                    self.book().spending().of_scopes(&scopes),
+                    self.book().open_payments(),
+                    &scopes,
+                    newest,
+                );
                 DurableAnswer::Standing(reply, Box::new(seen))
             }
             Op::OpenItems(reply) => DurableAnswer::OpenItems(reply, self.book().open_payments().cloned().collect()),
@@ -359,6 +367,9 @@ impl Writer {
                     .is_some_and(|index| self.fed(index, Feed::Find(rid, sender)));
                 self.wake_index();
                 let _ = reply.send(Found::Elsewhere(sent.then_some(receiver)));
+            }
+            DurableAnswer::Spending(reply, spending) => {
+                let _ = reply.send(Ok(*spending));
             }
             DurableAnswer::Usage(reply, usage) => {
                 let _ = reply.send(Ok(usage));

@@ -140,6 +140,7 @@ impl World {
             },
             charges: vec![Charge {
                 scope: "agent:research".into(),
+                was: None,
                 window: Window::Day,
                 unit: Unit::MicroUsd,
                 start: "2026-11-20T00:00:00+00:00[UTC]".into(),

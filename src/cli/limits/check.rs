@@ -89,6 +89,8 @@ impl Check {
             let limits = limits::parse(&file, &text)?;
             let around = Surroundings {
                 agents: agents.as_deref(),
+                // A running server knows the file in force, and logs what a reload drops.
+                members: None,
                 now: Timestamp::now(),
             };
             let found = warnings(&file, &text, &limits, around);

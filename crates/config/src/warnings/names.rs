@@ -1,6 +1,7 @@
 //! Sections and agents that do not belong together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use super::{Code, Findings, Surroundings};
 use crate::diagnose::nearest;
@@ -31,6 +32,34 @@ pub(super) fn check(limits: &Limits, around: Surroundings<'_>, found: &mut Findi
         }
     }
     unused_groups(limits, found);
+    if let Some(members) = around.members {
+        dropped_groups(limits, members, found);
+    }
+}
+
+/// A group under another name begins with nothing spent, unless the file says that it is the same (R244).
+fn dropped_groups(limits: &Limits, before: &BTreeMap<String, Arc<str>>, found: &mut Findings<'_>) {
+    let mut carried_on: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    let kept: HashSet<String> = found.names_under("groups").into_iter().map(str::to_owned).collect();
+    for (agent, old) in before.iter().filter(|(_, old)| !kept.contains(&***old)) {
+        let group = limits.agents.get(agent).and_then(|levels| levels.group.as_ref());
+        if let Some(group) = group.filter(|group| group.was.as_ref() != Some(old)) {
+            carried_on.entry((old, &group.name)).or_insert(agent);
+        }
+    }
+    for ((old, new), agent) in carried_on {
+        found.warn(
+            Code::GroupDropped,
+            &["groups", new],
+            || {
+                format!(
+                    "The group \"{old}\" is gone and its agent \"{agent}\" is in \"{new}\" now, which counts nothing of what \
+                     \"{old}\" has spent"
+                )
+            },
+            || format!("If it is the same group under a new name, write was = \"{old}\" in [groups.{new}]."),
+        );
+    }
 }
 
 /// An agent without a section cannot pay, and a section without an agent limits nobody: often one is the other,

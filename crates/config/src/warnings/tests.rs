@@ -1,11 +1,27 @@
 use super::*;
 use crate::limits::parse;
 
+/// What is said about `text` while `before` is in force.
+fn warned_after(before: &str, text: &str) -> Vec<(String, usize, String, String)> {
+    let members = parse("limits.toml", before).unwrap().members();
+    let limits = parse("limits.toml", text).unwrap();
+    let around = Surroundings {
+        agents: None,
+        members: Some(&members),
+        now: "2026-11-20T12:00:00Z".parse().unwrap(),
+    };
+    let found = warnings("limits.toml", text, &limits, around).into_iter();
+    found
+        .map(|Warning { code, problem }| (code.name().to_owned(), problem.line, problem.what, problem.way_out))
+        .collect()
+}
+
 fn warned(text: &str, agents: Option<&[&str]>) -> Vec<(String, usize, String, String)> {
     let limits = parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let agents: Option<Vec<String>> = agents.map(|agents| agents.iter().map(|&name| name.to_owned()).collect());
     let around = Surroundings {
         agents: agents.as_deref(),
+        members: None,
         now: "2026-11-20T12:00:00Z".parse().unwrap(),
     };
     let found = warnings("limits.toml", text, &limits, around).into_iter();
@@ -141,6 +157,7 @@ fn a_warning_shows_its_line() {
     let limits = parse("limits.toml", text).unwrap();
     let around = Surroundings {
         agents: None,
+        members: None,
         now: Timestamp::UNIX_EPOCH,
     };
     assert_eq!(
@@ -148,4 +165,24 @@ fn a_warning_shows_its_line() {
         "limits.toml:5:1: agents.a.day can never be reached: account.day already ends spending at 5.00 USD\n  5 | day = \"10\"\n    \
          | ^^^\n  Lower it, raise the other one, or remove it.\n  (never-reached)"
     );
+}
+
+#[test]
+fn a_group_that_is_dropped_while_its_agents_carry_on() {
+    let file = |groups: &str, group: &str| {
+        format!("{groups}\n[agents.a]\ngroup = \"{group}\"\n[agents.b]\ngroup = \"{group}\"\n")
+    };
+    let before = file("[groups.old]\ntotal = \"5\"", "old");
+    let found = warned_after(&before, &file("[groups.new]\ntotal = \"5\"", "new"));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let (code, line, what, way_out) = &found[0];
+    assert_eq!((code.as_str(), *line), ("group-dropped", 1));
+    assert!(
+        what.contains("\"old\" is gone and its agent \"a\" is in \"new\" now"),
+        "{what}"
+    );
+    assert!(way_out.contains("write was = \"old\" in [groups.new]"), "{way_out}");
+    let renamed = file("[groups.new]\nwas = \"old\"\ntotal = \"5\"", "new");
+    assert_eq!(warned_after(&before, &renamed), []);
+    assert_eq!(warned_after(&before, "[agents.a]\ntotal = \"5\"\n"), []);
 }

@@ -43,12 +43,14 @@ pub enum Unit {
 pub struct Charge {
     /// `account`, `group:eng` or `agent:research`.
     pub scope: Arc<str>,
+    /// The scope's former name, `group:old`, whose payments count too.
+    pub was: Option<Arc<str>>,
     pub window: Window,
     pub unit: Unit,
     /// The start of the window, as a string that names the counter:
     ///
     /// * calendar windows: the local start in RFC 9557 form, `2026-11-20T00:00:00+01:00[Europe/Berlin]`. The zone is
-    ///   part of it, so changing the file's zone starts a new window.
+    ///   part of it. What counts in such a window is summed from quarter-hours, whatever zone was in force before.
     /// * `total` and `max_pending`: `0`.
     /// * rolling windows: the start of the newest bucket, ten digits of Unix seconds, so that strings sort by time.
     /// * `approval_every`: twenty digits of Unix microseconds, or empty, because the ledger knows when the count last
@@ -70,6 +72,7 @@ pub struct Charge {
 #[derive(Clone, Debug)]
 pub struct Budget {
     scope: Arc<str>,
+    was: Option<Arc<str>>,
     window: Window,
     unit: Unit,
     cap: u128,
@@ -158,11 +161,21 @@ impl Budget {
     fn under(rule: String, scope: &Arc<str>, window: Window, unit: Unit, cap: u128) -> Self {
         Self {
             scope: scope.clone(),
+            was: None,
             window,
             unit,
             cap,
             rule: rule.into(),
             excess: Excess::Denied,
+        }
+    }
+
+    /// The same budget, which also counts what was spent under a former name of its scope.
+    #[must_use]
+    pub fn formerly(self, was: Option<&Arc<str>>) -> Self {
+        Self {
+            was: was.cloned(),
+            ..self
         }
     }
 
@@ -189,6 +202,11 @@ impl Budget {
 
     pub fn scope(&self) -> &str {
         &self.scope
+    }
+
+    /// The former name of its scope.
+    pub fn was(&self) -> Option<&str> {
+        self.was.as_deref()
     }
 
     pub const fn window(&self) -> Window {
@@ -237,6 +255,7 @@ impl Budget {
         };
         Charge {
             scope: self.scope.clone(),
+            was: self.was.clone(),
             window: self.window,
             unit: self.unit,
             start,

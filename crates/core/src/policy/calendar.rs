@@ -70,15 +70,6 @@ impl Calendar {
         self.named == Named::ByFile
     }
 
-    /// The name of the zone, such as `Europe/Berlin`.
-    pub fn zone_name(&self) -> &str {
-        self.zone.iana_name().unwrap_or("UTC")
-    }
-
-    pub const fn zone(&self) -> &TimeZone {
-        &self.zone
-    }
-
     /// Whether the windows of both begin and end at the same time, as far as the name of the zone says so.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.zone == other.zone

@@ -48,6 +48,8 @@ pub struct AgentLevels {
 #[derive(Clone)]
 pub struct Group {
     pub name: Arc<str>,
+    /// Its former name, whose payments count in its budgets.
+    pub was: Option<Arc<str>>,
     pub level: Arc<Level>,
 }
 
@@ -144,6 +146,13 @@ impl Limits {
     /// The group of an agent, if it has one.
     pub fn group_of(&self, agent: &str) -> Option<&str> {
         self.agents.get(agent)?.group.as_ref().map(|group| &*group.name)
+    }
+
+    /// Each agent's group, for those that have one.
+    pub fn members(&self) -> BTreeMap<String, Arc<str>> {
+        let group =
+            |(agent, levels): (&String, &AgentLevels)| Some((agent.clone(), levels.group.as_ref()?.name.clone()));
+        self.agents.iter().filter_map(group).collect()
     }
 
     /// The sections with `paused = true` that stop some of the payments in `scope`, sorted.

@@ -73,6 +73,7 @@ mod tests {
     fn charge(rule: &str, window: Window, unit: Unit, amount: u128, cap: u128) -> Charge {
         Charge {
             scope: "agent:a".into(),
+            was: None,
             window,
             unit,
             start: "s".into(),

@@ -21,7 +21,7 @@ impl Book {
         effect: &mut Effect,
     ) -> Result<(), Illegal> {
         let mut payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
-        self.book(rid, payment.windows(), Step::GiveBack)?;
+        self.book(&payment, Step::GiveBack, effect)?;
         self.open.remove(&rid);
         self.approvals.leave(rid, &mut effect.approvals);
         // It may come back, with its nonce.

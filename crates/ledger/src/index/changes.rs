@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 
 use super::{
-    APPROVAL, KEY, OPEN, PAUSE, PAYMENT, Touched, UNCONFIRMED, counter_key, denial_key, key, moment_value, nonce_key,
-    places_value, replay_key,
+    APPROVAL, KEY, OPEN, PAUSE, PAYMENT, SINCE, Touched, UNCONFIRMED, bucket_key, bucket_value, counter_key,
+    denial_key, key, moment_value, nonce_key, places_value, replay_key,
 };
 use crate::book::approvals::{ReplayKey, RowChange, Subject};
 use crate::book::{Book, Effect};
+use crate::buckets::{Booking, Bucket, BucketRow, Buckets, Quarter, Span};
 use crate::counters::Counter;
 use crate::key::{KeyChange, KeyHold};
 use crate::model::ApprovalRow;
@@ -27,8 +28,10 @@ pub(super) struct Changes<'a> {
     /// Where the entries of each payment are, in order.
     entries: Places,
     counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
+    buckets: HashMap<(&'a str, Span), Option<Bucket>>,
     nonces: HashMap<(u64, NonceKey), Presence>,
-    unconfirmed: HashMap<PaymentId, Presence>,
+    /// `None`: it does not wait any more.
+    unconfirmed: HashMap<PaymentId, Option<Option<&'a Booking>>>,
     keys: HashMap<KeyHold, KeyChange>,
     /// `None`: it has ended.
     approvals: HashMap<PaymentId, Option<&'a ApprovalRow>>,
@@ -114,12 +117,14 @@ impl<'a> Changes<'a> {
         for (scope, window, start) in &effect.dropped {
             self.counters.insert((scope, window, start), None);
         }
+        for BucketRow { scope, span, now } in &effect.buckets {
+            self.buckets.insert((scope, *span), *now);
+        }
         for faded in &effect.faded {
             self.nonces.insert(*faded, Presence::Gone);
         }
         for (rid, waits) in &effect.unconfirmed {
-            let presence = if *waits { Presence::There } else { Presence::Gone };
-            self.unconfirmed.insert(*rid, presence);
+            self.unconfirmed.insert(*rid, waits.then_some(effect.waits.as_ref()));
         }
         self.keys.extend(effect.keys.iter().copied());
         if let Some((row, change)) = &effect.approvals.row {
@@ -157,15 +162,25 @@ impl<'a> Changes<'a> {
                 None => batch.remove(key),
             }
         }
-        let nonces = self.nonces.into_iter();
-        let unconfirmed = self.unconfirmed.into_iter();
-        let nonces = nonces.map(|((free_at, nonce), presence)| (nonce_key(free_at, &nonce), presence));
-        for (key, presence) in
-            nonces.chain(unconfirmed.map(|(rid, presence)| (key(UNCONFIRMED, rid.bytes()), presence)))
-        {
+        for ((scope, span), bucket) in self.buckets {
+            let key = bucket_key(scope, span);
+            match bucket {
+                Some(bucket) => batch.insert(key, bucket_value(bucket).as_slice()),
+                None => batch.remove(key),
+            }
+        }
+        for ((free_at, nonce), presence) in self.nonces {
+            let key = nonce_key(free_at, &nonce);
             match presence {
                 Presence::There => batch.insert(key, &[]),
                 Presence::Gone => batch.remove(key),
+            }
+        }
+        for (rid, waits) in self.unconfirmed {
+            let key = key(UNCONFIRMED, rid.bytes());
+            match waits {
+                Some(booking) => batch.insert(key, waiting_value(booking)?),
+                None => batch.remove(key),
             }
         }
         for (hold, change) in self.keys {
@@ -214,8 +229,13 @@ pub(super) fn rows(book: &Book) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>
         Ok((key(OPEN, payment.rid().bytes()), value))
     });
     let nonces = book.fading().map(|(free_at, nonce)| nonce_key(free_at, &nonce));
-    let unconfirmed = book.unconfirmed().map(|rid| key(UNCONFIRMED, rid.bytes()));
-    let bare = nonces.chain(unconfirmed).map(|key| Ok((key, Vec::new())));
+    let bare = nonces.map(|key| Ok((key, Vec::new())));
+    let waiting = book.waiting();
+    let waiting = waiting.map(|(rid, booking)| Ok((key(UNCONFIRMED, rid.bytes()), waiting_value(booking)?)));
+    let buckets = book.buckets().into_iter().flat_map(Buckets::all);
+    let buckets = buckets.map(|(scope, span, bucket)| Ok((bucket_key(scope, span), bucket_value(bucket).to_vec())));
+    let since = book.buckets().and_then(Buckets::since);
+    let since = since.map(|Quarter(since)| Ok((key(SINCE, &[]), since.to_be_bytes().to_vec())));
     let keys = book.every_key().map(|hold| {
         let (row, fingerprint) = hold.row();
         Ok((key(KEY, &row), fingerprint.to_vec()))
@@ -232,10 +252,20 @@ pub(super) fn rows(book: &Book) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>
     counters
         .chain(open)
         .chain(bare)
+        .chain(waiting)
+        .chain(buckets)
+        .chain(since)
         .chain(keys)
         .chain(rows)
         .chain(remembered)
         .chain(pauses)
+}
+
+/// Empty, or where the payment counts.
+fn waiting_value(booking: Option<&Booking>) -> Result<Vec<u8>, String> {
+    booking.map_or(Ok(Vec::new()), |booking| {
+        serde_json::to_vec(booking).map_err(|error| error.to_string())
+    })
 }
 
 fn approval_value(row: &ApprovalRow) -> Result<Vec<u8>, String> {
@@ -386,7 +416,7 @@ mod tests {
         let together = rows(vec![Changes::of(effects.iter())]);
         assert_eq!(together, singly);
         // Three payments, one of which is also open; four counters; the nonce of the payment that settled last; two
-        // payments that the chain may still confirm.
-        assert_eq!(together.len(), 3 + 1 + 4 + 1 + 2);
+        // payments that the chain may still confirm; for the account and the agent a bucket and all time.
+        assert_eq!(together.len(), 3 + 1 + 4 + 1 + 2 + 4);
     }
 }

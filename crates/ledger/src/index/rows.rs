@@ -24,6 +24,48 @@ pub(super) fn counter_row(key: &[u8], value: &[u8]) -> Option<(CounterKey, Count
     ))
 }
 
+pub(super) fn bucket_key(scope: &str, span: Span) -> Vec<u8> {
+    match span {
+        Span::Ever => key(EVER, scope.as_bytes()),
+        Span::Quarter(Quarter(quarter)) => key(BUCKET, &[&quarter.to_be_bytes()[..], scope.as_bytes()].concat()),
+    }
+}
+
+/// Micro-USD settled and open, payments settled and open.
+pub(super) fn bucket_value(Bucket { usd, payments }: Bucket) -> [u8; 64] {
+    let mut value = [0; 64];
+    let numbers = [usd.settled, usd.open, payments.settled, payments.open];
+    for (place, number) in value.chunks_exact_mut(16).zip(numbers) {
+        place.copy_from_slice(&number.to_be_bytes());
+    }
+    value
+}
+
+pub(super) fn bucket_row(key: &[u8], value: &[u8]) -> Option<(String, Span, Bucket)> {
+    let (span, scope) = match key.split_first()? {
+        (&EVER, scope) => (Span::Ever, scope),
+        (_, rest) => {
+            let (quarter, scope) = rest.split_first_chunk()?;
+            (Span::Quarter(Quarter(u32::from_be_bytes(*quarter))), scope)
+        }
+    };
+    let (numbers, []) = value.as_chunks::<16>() else {
+        return None;
+    };
+    let [usd, usd_open, payments, payments_open] = numbers else {
+        return None;
+    };
+    let counter = |settled: &[u8; 16], open: &[u8; 16]| Counter {
+        settled: u128::from_be_bytes(*settled),
+        open: u128::from_be_bytes(*open),
+    };
+    let bucket = Bucket {
+        usd: counter(usd, usd_open),
+        payments: counter(payments, payments_open),
+    };
+    Some((std::str::from_utf8(scope).ok()?.to_owned(), span, bucket))
+}
+
 /// Sixteen bytes each: segment and offset.
 pub(super) fn places_value(places: &[Place]) -> Vec<u8> {
     let numbers = places.iter().flat_map(|place| [place.segment, place.offset]);

@@ -546,7 +546,8 @@ fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
     }
 }
 
-/// A snapshot from before approvals existed can be read, and one without approvals has the same members as then.
+/// A snapshot from before approvals existed can be read, and one without approvals has the same members as then,
+/// and the buckets.
 #[test]
 fn a_book_without_approvals_is_kept_as_before() {
     let mut book = Book::default();
@@ -556,7 +557,10 @@ fn a_book_without_approvals_is_kept_as_before() {
     let text = serde_json::to_string(&BookSnapshot::of(&book)).unwrap();
     let before: serde_json::Value = serde_json::from_str(&text).unwrap();
     let members: Vec<&str> = before.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(members, ["counters", "nonces", "open", "unconfirmed", "latest", "keys"]);
+    assert_eq!(
+        members,
+        ["counters", "nonces", "open", "unconfirmed", "latest", "keys", "buckets"]
+    );
     let stored: BookSnapshot = serde_json::from_str(&text).unwrap();
     assert_eq!(stored.into_book(), book);
 }

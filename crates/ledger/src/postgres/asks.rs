@@ -120,6 +120,7 @@ impl Task {
             Op::Close(reply) => return Wanted::Close(reply),
             Op::Wake => return Wanted::Nothing,
             question @ (Op::Find(..)
+            | Op::Spending(..)
             | Op::Usage(..)
             | Op::Standing(..)
             | Op::OpenItems(_)

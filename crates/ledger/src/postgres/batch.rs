@@ -76,7 +76,7 @@ impl<'a> Batch<'a> {
         locked: Locked,
         asked: ApprovalRows,
     ) -> Self {
-        let mut book = Book::default();
+        let mut book = Book::of_counters();
         for (key, counter) in locked.counters {
             book.restore_counter(key, counter);
         }
@@ -94,7 +94,7 @@ impl<'a> Batch<'a> {
                 book.restore_open(row.payment.clone());
             }
             if row.unconfirmed {
-                book.restore_unconfirmed(*rid);
+                book.restore_unconfirmed(*rid, None);
             }
         }
         for (_, row) in asked.rows.values() {

@@ -13,6 +13,7 @@ use crate::decisions::Usage;
 use crate::key::KeyHold;
 use crate::model::{Approvals, LedgerError};
 use crate::payment::Payment;
+use crate::spending::Spending;
 use crate::standing::Seen;
 use crate::text::Moment;
 use crate::writer::ops::{Found, Op};
@@ -42,6 +43,10 @@ impl Engine {
                     Err(error) => Found::Failed(error),
                 };
                 let _ = reply.send(found);
+            }
+            Op::Spending(scopes, reply) => {
+                let usage = reads.usage(&scopes).await;
+                let _ = reply.send(usage.map(Spending::of_counters));
             }
             Op::Usage(scopes, reply) => drop(reply.send(reads.usage(&scopes).await)),
             Op::Standing(scopes, reply) => drop(reply.send(reads.standing(&scopes).await)),
@@ -141,7 +146,7 @@ impl Reads<'_> {
         let read = rows.iter().map(|row| read_payment(row.try_get(0)?));
         let open: Vec<Payment> = read.collect::<Result<_, _>>().map_err(unreadable)?;
         // Each proxy numbers the entries of its own log.
-        Ok(Seen::of(usage, open.iter(), scopes, None))
+        Ok(Seen::of(Spending::of_counters(usage), open.iter(), scopes, None))
     }
 
     async fn execute(&self, text: &str) -> Result<(), LedgerError> {

@@ -93,12 +93,15 @@ impl Needs {
                 returned.insert(*rid);
             }
             for charge in ask.charges() {
-                let (scope, window) = (charge.scope.to_string(), charge.window_name().into_owned());
-                match charge.window {
-                    Window::Rolling(rolling) => needs.bucket(scope, window, rolling.oldest(&charge.start)),
-                    // Only the buckets show which one is the latest.
-                    Window::SinceApproval => needs.bucket(scope, window, String::new()),
-                    _ => needs.counter(scope, window, charge.start.to_string()),
+                // Its former name counts, too.
+                for scope in std::iter::once(&charge.scope).chain(&charge.was) {
+                    let (scope, window) = (scope.to_string(), charge.window_name().into_owned());
+                    match charge.window {
+                        Window::Rolling(rolling) => needs.bucket(scope, window, rolling.oldest(&charge.start)),
+                        // Only the buckets show which one is the latest.
+                        Window::SinceApproval => needs.bucket(scope, window, String::new()),
+                        _ => needs.counter(scope, window, charge.start.to_string()),
+                    }
                 }
             }
             let row = ask.rid().and_then(|rid| rows.get(&rid));

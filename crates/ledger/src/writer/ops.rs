@@ -14,6 +14,7 @@ use crate::model::{
 use crate::pauses::{InForce, Pause};
 use crate::payment::{Finding, Payment};
 use crate::refusals::Refusals;
+use crate::spending::Spending;
 use crate::standing::Seen;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::PauseScope;
@@ -50,6 +51,7 @@ pub enum Op {
         reply: Reply<Result<Option<Pause>, LedgerError>>,
     },
     Find(PaymentId, Reply<Found>),
+    Spending(Vec<String>, Reply<Result<Spending, LedgerError>>),
     Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
     Standing(Vec<String>, Reply<Result<Seen, LedgerError>>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
@@ -171,6 +173,7 @@ pub(crate) enum DurableAnswer {
         Result<Option<Pause>, LedgerError>,
     ),
     Find(PaymentId, Reply<Found>, Option<Box<Payment>>),
+    Spending(Reply<Result<Spending, LedgerError>>, Box<Spending>),
     Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
     Standing(Reply<Result<Seen, LedgerError>>, Box<Seen>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
@@ -189,6 +192,7 @@ impl DurableAnswer {
             Self::Done(reply, _) => drop(reply.send(Err(failed()))),
             Self::Resumed(reply, _) => drop(reply.send(Err(failed()))),
             Self::Find(_, reply, _) => drop(reply.send(Found::Failed(failed()))),
+            Self::Spending(reply, _) => drop(reply.send(Err(failed()))),
             Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
             Self::Standing(reply, _) => drop(reply.send(Err(failed()))),
             Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),

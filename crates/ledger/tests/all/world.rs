@@ -125,7 +125,12 @@ impl World {
         self.charged(vec![charge("agent:research", Window::Day, Unit::MicroUsd, amount, cap)])
     }
 
+    /// The payment is of the agent and the price that its charges name, as every payment is.
     pub(crate) fn charged(&self, charges: Vec<Charge>) -> Reserve {
+        let agent = charges.iter().find_map(|charge| charge.scope.strip_prefix("agent:"));
+        let agent = agent.unwrap_or("research").to_owned();
+        let is_price = |charge: &&Charge| charge.unit == Unit::MicroUsd && charge.amount > 0;
+        let price = charges.iter().find(is_price).map_or(10_000, |charge| charge.amount);
         let number = self.purchases.fetch_add(1, Ordering::Relaxed);
         let now: Timestamp = NOON.parse().unwrap();
         let mut random = [0; 10];
@@ -133,7 +138,7 @@ impl World {
         let asset = Asset::Token(tokens_of(Network::Eip155(84532)).next().unwrap());
         let hold = Hold {
             rid: PaymentId::new(now, random),
-            agent: "research".into(),
+            agent,
             group: Some("eng".into()),
             host: "api.example.com".into(),
             origin: None,
@@ -144,7 +149,7 @@ impl World {
                 rail: Rail::X402,
                 asset,
                 amount: Atoms::new(10_000),
-                usd: MicroUsd::new(10_000),
+                usd: MicroUsd::new(price),
                 payee: Address::repeat_byte(0x22).into(),
                 clause: Clause::None,
             },
@@ -228,10 +233,12 @@ pub(crate) fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
 pub(crate) fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) -> Charge {
     Charge {
         scope: scope.into(),
+        was: None,
         window,
         unit,
         start: "2026-11-20T00:00:00+01:00[Europe/Berlin]".into(),
-        ends: None,
+        // The one day that these tests charge ends then.
+        ends: (window == Window::Day).then(|| "2026-11-20T23:00:00Z".parse().unwrap()),
         amount,
         cap,
         rule: "agents.research.day".into(),

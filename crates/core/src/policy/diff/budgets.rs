@@ -56,7 +56,8 @@ impl<'a> Caps<'a> {
     /// Whether all that counts in `inner`'s scope counts in `outer`'s.
     fn contains(&self, outer: &Budget, inner: &Budget) -> bool {
         if outer.scope() == inner.scope() {
-            return true;
+            // What was spent under a former name counts only where the file says so.
+            return inner.was().is_none() || inner.was() == outer.was();
         }
         // What one scope knows or has had approved says nothing about another.
         if matches!(outer.window(), Window::Payee | Window::SinceApproval) {
