@@ -19,22 +19,22 @@ bob = ["finance"]
 "#,
         r#"
 bursar.toml:4:15: people: "finanse" is not a role
-  4 | "uid:1000" = ["finanse"]
-    |               ^^^^^^^^^
+  4 |  … "finanse"]
+    |    ^^^^^^^^^
   Did you mean "finance"?
 
 bursar.toml:5:14: people."uid:1001": the list is empty
-  5 | "uid:1001" = []
-    |              ^^
+  5 |  … []
+    |    ^^
   Remove the line, or list at least one role, such as ["finance"].
 
 bursar.toml:6:1: [people] has no key `uid:bob`
-  6 | "uid:bob" = ["finance"]
+  6 | "uid:bob" = …
     | ^^^^^^^^^
   Write a user as "uid:1000"; `id -u NAME` prints the number.
 
 bursar.toml:7:1: [people] has no key `bob`
-  7 | bob = ["finance"]
+  7 | bob = …
     | ^^^
   Known keys: socket, uid:1000.
 "#,
