@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use tokio::try_join;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Error, Statement};
+use tokio_postgres::{Client, Error, Row as SqlRow, Statement};
 use uuid::Uuid;
 
 use super::connect::Dialect;
@@ -26,7 +26,7 @@ use crate::counters::CounterKey;
 use crate::payment::Payment;
 use approvals::Statements;
 use bursar_core::payment_id::PaymentId;
-use pauses::PauseStatements;
+use pauses::{PauseStatements, read_pauses};
 pub(super) use write::Ending;
 use writes::Writes;
 
@@ -35,6 +35,7 @@ pub(super) struct Session {
     pub client: Client,
     dialect: Dialect,
     epoch: Statement,
+    head: Statement,
     payments: Statement,
     known_payments: Statement,
     create: Statement,
@@ -57,6 +58,7 @@ impl Session {
         let p = |text: &'static str| client.prepare(text);
         let (
             epoch,
+            head,
             payments,
             known_payments,
             create,
@@ -70,6 +72,9 @@ impl Session {
             handed_over,
         ) = try_join!(
             p("select epoch from bursar.node where node_id = $1 for update"),
+            p("select n.epoch, p.gen, p.sha256, \
+               (select json_agg(json_build_array(scope, since, who, why))::text from bursar.pause) \
+               from bursar.node n left join bursar.policy p on p.one where n.node_id = $1 for update of n"),
             p(
                 "select r.rid, r.owner, r.unconfirmed, r.payment, r.entry_node, r.entry_seq, o.entry from bursar.resv r \
                left join bursar.outbox o on o.node_id = r.entry_node and o.seq = r.entry_seq \
@@ -111,6 +116,7 @@ impl Session {
             client,
             dialect,
             epoch,
+            head,
             payments,
             known_payments,
             create,
@@ -139,30 +145,44 @@ impl Session {
         needs: &Needs,
         now_s: i64,
     ) -> Result<(HashMap<PaymentId, Row>, Locked), TransactionError> {
-        try_join!(
+        let ((head, found), mut locked) = try_join!(
             biased;
-            self.begin((me, epoch), rids, known),
-            self.lock(me, needs, now_s),
-        )
+            self.locked(me, &self.head, (rids, &self.known_payments)),
+            self.lock(me, needs, now_s, Head::Read),
+        )?;
+        let head = is_ours(head, epoch)?;
+        if let Some(generation) = head.try_get::<_, Option<i64>>(1)? {
+            locked.published.current = Some((generation.cast_unsigned(), sha256(head.try_get(2)?)?));
+        }
+        if let Some(pauses) = head.try_get(3)? {
+            locked.pauses = read_pauses(pauses)?;
+        }
+        let rows = found.iter().map(|row| read_row(row, known)).collect::<Result<_, _>>()?;
+        Ok((rows, locked))
     }
 
-    /// Begins a transaction as the node's only process, and locks the payments that it is about. All payments must be in
-    /// `known`, or none.
+    /// Begins a transaction as the node's only process, and locks the payments that it is about.
     pub(super) async fn begin(
         &self,
         (me, epoch): (u32, i64),
         rids: &[Uuid],
-        known: &HashMap<PaymentId, Payment>,
     ) -> Result<HashMap<PaymentId, Row>, TransactionError> {
-        let node = id(me);
-        let payments = match known.is_empty() {
-            true => &self.payments,
-            false => &self.known_payments,
-        };
+        let (now, found) = self.locked(me, &self.epoch, (rids, &self.payments)).await?;
+        is_ours(now, epoch)?;
+        found.iter().map(|row| read_row(row, &HashMap::new())).collect()
+    }
+
+    async fn locked(
+        &self,
+        me: u32,
+        node: &Statement,
+        (rids, payments): (&[Uuid], &Statement),
+    ) -> Result<(Option<SqlRow>, Vec<SqlRow>), TransactionError> {
+        let me = id(me);
         let (_, now, found) = try_join!(
             biased;
             self.client.batch_execute(self.dialect.begin()),
-            async { self.client.query_opt(&self.epoch, &[&node]).await },
+            async { self.client.query_opt(node, &[&me]).await },
             async {
                 match rids {
                     [] => Ok(Vec::new()),
@@ -170,10 +190,7 @@ impl Session {
                 }
             },
         )?;
-        if now.map(|row| row.try_get(0)).transpose()? != Some(epoch) {
-            return Err(TransactionError::Fenced);
-        }
-        found.iter().map(|row| read_row(row, known)).collect()
+        Ok((now, found))
     }
 
     /// Creates counters that no payment has touched before, outside of the transaction that will lock them.
@@ -184,7 +201,13 @@ impl Session {
     }
 
     /// Locks the counters, then reads what only the lock makes certain.
-    pub(super) async fn lock(&self, me: u32, needs: &Needs, now_s: i64) -> Result<Locked, TransactionError> {
+    pub(super) async fn lock(
+        &self,
+        me: u32,
+        needs: &Needs,
+        now_s: i64,
+        head: Head,
+    ) -> Result<Locked, TransactionError> {
         let [scopes, windows, starts] = columns(needs.keys.iter());
         let rolling: [Vec<&str>; 3] = [
             needs.rolling.keys().map(|(scope, _)| scope.as_str()).collect(),
@@ -206,8 +229,18 @@ impl Session {
         // is found when it is written.
         let (policy, pauses, nonces, keys, history, silent, to_yield, counters, buckets) = try_join!(
             biased;
-            client.query_opt(policy, &[]),
-            self.pauses(),
+            async {
+                match head {
+                    Head::Read => Ok(None),
+                    Head::Unread => client.query_opt(policy, &[]).await,
+                }
+            },
+            async {
+                match head {
+                    Head::Read => Ok(Vec::new()),
+                    Head::Unread => self.pauses().await,
+                }
+            },
             async {
                 match nonces.is_empty() {
                     true => nothing().await,
@@ -292,6 +325,22 @@ impl Session {
             to_yield,
             missing,
         })
+    }
+}
+
+/// Whether limits and pauses are read together with the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    Read,
+    Unread,
+}
+
+/// The row of this node, if no other process has taken its place.
+fn is_ours(row: Option<SqlRow>, epoch: i64) -> Result<SqlRow, TransactionError> {
+    let row = row.ok_or(TransactionError::Fenced)?;
+    match row.try_get::<_, i64>(0)? == epoch {
+        true => Ok(row),
+        false => Err(TransactionError::Fenced),
     }
 }
 

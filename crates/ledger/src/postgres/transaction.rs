@@ -15,7 +15,7 @@ use super::connect::PATIENCE;
 use super::engine::Engine;
 use super::log::{Lines, LocalLog};
 use super::rows::{Locked, Needs, Row, TransactionError};
-use super::session::{Ending, Session};
+use super::session::{Ending, Head, Session};
 use crate::counters::CounterKey;
 use crate::decisions;
 use crate::model::{Alarm, ReserveError, State};
@@ -168,21 +168,24 @@ impl Engine {
         let me = (identity.node, epoch);
         let now_s = now.timestamp().as_second();
 
-        // Nearly all counters exist already; those that do not are created before anything is locked.
         let asks = || tasks.iter().map(|task| &task.ask);
-        let charged = Needs::of(asks(), &HashMap::new());
-        let new: Vec<&CounterKey> = charged.keys.iter().filter(|key| !self.known.contains(*key)).collect();
-        if !new.is_empty() {
-            session.create(&new).await?;
-        }
-
         let guess = match way {
             Way::AtOnce => expected(identity.node, tasks, &self.open),
             Way::InSteps => None,
         };
+        let needs = match &guess {
+            Some(guess) => Needs::of(asks(), guess),
+            None => Needs::of(asks(), &HashMap::new()),
+        };
+        // Nearly all counters exist already; those that do not are created before anything is locked.
+        let new: Vec<&CounterKey> = needs.keys.iter().filter(|key| !self.known.contains(*key)).collect();
+        if !new.is_empty() {
+            session.create(&new).await?;
+        }
+
         let mut read = None;
-        if let Some(guess) = guess {
-            read = at_once(session, me, tasks, &guess, &self.open, now_s).await?;
+        if let Some(guess) = &guess {
+            read = at_once(session, me, tasks, (guess, needs), &self.open, now_s).await?;
         }
         let Read {
             rows,
@@ -303,12 +306,11 @@ async fn at_once(
     session: &Session,
     me: (u32, i64),
     tasks: &[Task],
-    expected: &HashMap<PaymentId, Row>,
+    (expected, mut needs): (&HashMap<PaymentId, Row>, Needs),
     open: &HashMap<PaymentId, Payment>,
     now_s: i64,
 ) -> Result<Option<Read>, TransactionError> {
     let asks = || tasks.iter().map(|task| &task.ask);
-    let mut needs = Needs::of(asks(), expected);
     let rids = std::mem::take(&mut needs.rids);
     // A new payment whose id is taken is found when it is written.
     let (rows, locked) = session.at_once(me, &rids, open, &needs, now_s).await?;
@@ -346,10 +348,10 @@ async fn in_steps(session: &Session, me: (u32, i64), tasks: &[Task], now_s: i64)
     rids.sort_unstable();
     rids.dedup();
     let rids: Vec<_> = rids.iter().map(|rid| uuid::Uuid::from_bytes(*rid.bytes())).collect();
-    let rows = session.begin(me, &rids, &HashMap::new()).await?;
+    let rows = session.begin(me, &rids).await?;
     let asked = session.approvals(me.0, &Wanted::of(asks(), &rows)).await?;
     let needs = Needs::of(asks(), &rows);
-    let locked = session.lock(me.0, &needs, now_s).await?;
+    let locked = session.lock(me.0, &needs, now_s, Head::Unread).await?;
     Ok(Read {
         rows,
         asked,

@@ -66,27 +66,32 @@ impl Session {
         try_join!(
             biased;
             async {
-                let CounterRows { scopes, windows, starts, settled, open } = &fixed;
-                self.last(scopes.len(), &writes.counters, &[scopes, windows, starts, settled, open]).await
-            },
-            async {
                 let CounterRows { scopes, windows, starts, settled, open } = &rolling;
                 self.last(scopes.len(), &writes.buckets, &[scopes, windows, starts, settled, open]).await
             },
             async {
-                let PaymentRows { rids, states, counts_until, unconfirmed, payments, entry_nodes, entry_seqs } = &fresh;
-                let rows: Parameters<'_> =
-                    &[&node, &epoch, rids, states, counts_until, unconfirmed, payments, entry_nodes, entry_seqs];
-                self.last(rids.len(), &writes.insert_payments, rows).await
-            },
-            async {
+                let CounterRows { scopes, windows, starts, settled, open } = &fixed;
                 let PaymentRows { rids, states, counts_until, unconfirmed, payments, .. } = &known;
-                let rows: Parameters<'_> = &[&node, &epoch, rids, states, counts_until, unconfirmed, payments];
-                self.last(rids.len(), &writes.update_payments, rows).await
+                let counts = [count(scopes.len()), count(rids.len())];
+                let rows: Parameters<'_> = &[
+                    scopes, windows, starts, settled, open, &node, &epoch, rids, states, counts_until, unconfirmed, payments,
+                    &counts[0], &counts[1],
+                ];
+                match counts {
+                    [0, 0] => Ok(()),
+                    _ => self.client.execute(&writes.known, rows).await.map(|_| ()).map_err(Ending::from),
+                }
             },
-            async { self.last(taken.len(), &writes.take_nonces, &[&taken, &taken_until, &taken_by, &now_s]).await },
             async { self.last(freed.len(), &writes.free_nonces, &[&freed, &free_at]).await },
-            async { self.last(seqs.len(), &writes.outbox, &[&node, &seqs, &entries]).await },
+            async {
+                let PaymentRows { rids, states, counts_until, unconfirmed, payments, entry_nodes, entry_seqs } = &fresh;
+                let counts = [count(rids.len()), count(taken.len()), count(seqs.len())];
+                let rows: Parameters<'_> = &[
+                    &node, &epoch, rids, states, counts_until, unconfirmed, payments, entry_nodes, entry_seqs, &taken,
+                    &taken_until, &taken_by, &now_s, &seqs, &entries, &counts[0], &counts[1], &counts[2],
+                ];
+                self.client.execute(&writes.fresh, rows).await.map(|_| ()).map_err(Ending::from)
+            },
             async {
                 self.client.batch_execute("commit").await?;
                 Ok(())
@@ -160,4 +165,8 @@ impl Session {
         )?;
         Ok(())
     }
+}
+
+fn count(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
 }

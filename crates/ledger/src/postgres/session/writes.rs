@@ -11,17 +11,16 @@ use super::{Parameters, Session};
 use crate::postgres::rows::TransactionError;
 
 pub(super) struct Writes {
-    pub counters: Statement,
+    /// Counters, and payments that there were.
+    pub known: Statement,
+    /// New payments with their nonces, and the entries of the batch.
+    pub fresh: Statement,
     pub buckets: Statement,
-    pub insert_payments: Statement,
-    pub update_payments: Statement,
-    pub take_nonces: Statement,
     pub free_nonces: Statement,
     pub hand_over: Statement,
     pub yielded: Statement,
     pub publish: Statement,
     pub remember: Statement,
-    pub outbox: Statement,
     pub hold_keys: Statement,
     pub free_keys: Statement,
 }
@@ -30,13 +29,34 @@ impl Writes {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
         let p = async |text: &str| client.prepare(text).await;
         let c = async |text: &str, parameters: usize| client.prepare(&counted(text, parameters)).await;
-        let (counters, buckets, insert_payments, update_payments, take_nonces, free_nonces, outbox) = try_join!(
-            c(
-                "update bursar.win as w set settled = u.settled::numeric, open = u.open::numeric from \
-                 unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) as u (scope, win, start, settled, open) \
-                 where w.scope = u.scope and w.win = u.win and w.start = u.start",
-                5,
+        // CockroachDB does not let one statement insert into a table and update it, so there are two.
+        let (known, fresh, buckets, free_nonces) = try_join!(
+            p(
+                "with counters as (update bursar.win as w set settled = u.settled::numeric, open = u.open::numeric from \
+               unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) as u (scope, win, start, settled, open) \
+               where w.scope = u.scope and w.win = u.win and w.start = u.start returning 1), \
+               payments as (update bursar.resv as r set state = u.state, owner = $6::int4, owner_epoch = $7::int8, \
+               counts_until = u.counts_until, unconfirmed = u.unconfirmed, payment = u.payment, updated = now() from \
+               unnest($8::uuid[], $9::int2[], $10::int8[], $11::bool[], $12::text[]) \
+               as u (rid, state, counts_until, unconfirmed, payment) where r.rid = u.rid returning 1) \
+               select 1 / (case when (select count(*) from counters) = $13::int8 \
+               and (select count(*) from payments) = $14::int8 then 1 else 0 end)"
             ),
+            p("with payments as (insert into bursar.resv \
+               (rid, state, owner, owner_epoch, counts_until, unconfirmed, payment, entry_node, entry_seq) \
+               select u.rid, u.state, $1::int4, $2::int8, u.counts_until, u.unconfirmed, u.payment, u.entry_node, u.entry_seq \
+               from unnest($3::uuid[], $4::int2[], $5::int8[], $6::bool[], $7::text[], $8::int4[], $9::int8[]) \
+               as u (rid, state, counts_until, unconfirmed, payment, entry_node, entry_seq) \
+               on conflict (rid) do nothing returning 1), \
+               nonces as (insert into bursar.nonce as n (key, free_at, rid) select u.key, u.free_at, u.rid \
+               from unnest($10::bytea[], $11::int8[], $12::uuid[]) as u (key, free_at, rid) \
+               on conflict (key) do update set free_at = excluded.free_at, rid = excluded.rid where n.free_at < $13::int8 \
+               returning 1), \
+               entries as (insert into bursar.outbox (node_id, seq, entry) \
+               select $1::int4, u.seq, u.entry from unnest($14::int8[], $15::bytea[]) as u (seq, entry) returning 1) \
+               select 1 / (case when (select count(*) from payments) = $16::int8 \
+               and (select count(*) from nonces) = $17::int8 \
+               and (select count(*) from entries) = $18::int8 then 1 else 0 end)"),
             c(
                 "insert into bursar.bucket as b (scope, win, start, settled, open) \
                  select u.scope, u.win, u.start, u.settled::numeric, u.open::numeric from \
@@ -45,34 +65,9 @@ impl Writes {
                 5,
             ),
             c(
-                "insert into bursar.resv (rid, state, owner, owner_epoch, counts_until, unconfirmed, payment, entry_node, entry_seq) \
-                 select u.rid, u.state, $1::int4, $2::int8, u.counts_until, u.unconfirmed, u.payment, u.entry_node, u.entry_seq \
-                 from unnest($3::uuid[], $4::int2[], $5::int8[], $6::bool[], $7::text[], $8::int4[], $9::int8[]) \
-                 as u (rid, state, counts_until, unconfirmed, payment, entry_node, entry_seq) on conflict (rid) do nothing",
-                9,
-            ),
-            c(
-                "update bursar.resv as r set state = u.state, owner = $1::int4, owner_epoch = $2::int8, \
-                 counts_until = u.counts_until, unconfirmed = u.unconfirmed, payment = u.payment, updated = now() from \
-                 unnest($3::uuid[], $4::int2[], $5::int8[], $6::bool[], $7::text[]) \
-                 as u (rid, state, counts_until, unconfirmed, payment) where r.rid = u.rid",
-                7,
-            ),
-            c(
-                "insert into bursar.nonce as n (key, free_at, rid) select u.key, u.free_at, u.rid \
-                 from unnest($1::bytea[], $2::int8[], $3::uuid[]) as u (key, free_at, rid) \
-                 on conflict (key) do update set free_at = excluded.free_at, rid = excluded.rid where n.free_at < $4::int8",
-                4,
-            ),
-            c(
                 "update bursar.nonce as n set free_at = u.free_at from unnest($1::bytea[], $2::int8[]) as u (key, free_at) \
                  where n.key = u.key",
                 2,
-            ),
-            c(
-                "insert into bursar.outbox (node_id, seq, entry) \
-                 select $1::int4, u.seq, u.entry from unnest($2::int8[], $3::bytea[]) as u (seq, entry)",
-                3,
             ),
         )?;
         let (hand_over, yielded, publish, remember, hold_keys, free_keys) = try_join!(
@@ -105,17 +100,14 @@ impl Writes {
             ),
         )?;
         Ok(Self {
-            counters,
+            known,
+            fresh,
             buckets,
-            insert_payments,
-            update_payments,
-            take_nonces,
             free_nonces,
             hand_over,
             yielded,
             publish,
             remember,
-            outbox,
             hold_keys,
             free_keys,
         })
