@@ -292,3 +292,72 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
         assert_eq!(found, (2 + expired, 2, expired));
     }
 }
+
+/// `commit` is sent with the writes, so a row that was not written must fail its own statement (R280).
+#[tokio::test]
+async fn a_write_that_is_lost_takes_the_whole_transaction_with_it() {
+    let (world, database) = (World::new(), cluster().database().await);
+    let node = open(&world, &database).await;
+    let paid = world.purchase(100 * CENT);
+    node.reserve(paid.clone()).await.unwrap();
+    database
+        .run("create function lose() returns trigger language plpgsql as 'begin return null; end'")
+        .await;
+    let everything = "select (select sum(open + settled) from bursar.win) || ' ' || (select count(*) from bursar.resv) \
+                      || ' ' || (select count(*) from bursar.nonce) || ' ' || (select max(seq) from bursar.outbox)";
+    let before = database.ask(everything).await;
+    for (when, table) in [
+        ("update", "win"),
+        ("insert", "resv"),
+        ("insert", "nonce"),
+        ("insert", "outbox"),
+        ("update", "resv"),
+    ] {
+        database
+            .run(&format!(
+                "create trigger lose before {when} on bursar.{table} for each row execute function lose()"
+            ))
+            .await;
+        let failed = match (when, table) {
+            ("update", "resv") => node.finish(paid.hold.rid, settled()).await.is_err(),
+            _ => node.reserve(world.purchase(100 * CENT)).await.is_err(),
+        };
+        assert!(failed, "{when} {table}");
+        assert_eq!(database.ask(everything).await, before, "{when} {table}");
+        database.run(&format!("drop trigger lose on bursar.{table}")).await;
+    }
+    // The end of the payment was kept.
+    while node.get(paid.hold.rid).await.unwrap().unwrap().state != State::Settled {
+        tokio::task::yield_now().await;
+    }
+    node.reserve(world.purchase(100 * CENT)).await.unwrap();
+    node.close().await;
+    assert_eq!((world.count("pay.reserved"), world.count("pay.settled")), (2, 1));
+}
+
+/// A plan that is kept must be right for large tables, too.
+#[tokio::test]
+async fn no_payment_reads_a_whole_table() {
+    let (world, database) = (World::new(), cluster().database().await);
+    let node = open(&world, &database).await;
+    for _ in 0..20 {
+        let purchase = world.purchase(100 * CENT);
+        node.reserve(purchase.clone()).await.unwrap();
+        node.finish(purchase.hold.rid, settled()).await.unwrap();
+    }
+    node.close().await;
+    // Each process of the server tells its numbers when it ends.
+    let written = "select n_tup_upd from pg_stat_user_tables where relname = 'resv'";
+    let began = std::time::Instant::now();
+    while stats(&database, written).await < 20 {
+        assert!(began.elapsed().as_secs() < 60);
+        tokio::task::yield_now().await;
+    }
+    // The start and its heartbeat look for what has expired.
+    let scanned = "select string_agg(relname || ' ' || seq_scan, ', ') from pg_stat_user_tables where seq_scan > 9 and relname <> 'pause'";
+    assert_eq!(database.ask(scanned).await, "");
+}
+
+async fn stats(database: &Database, sql: &str) -> i64 {
+    database.ask(sql).await.parse().unwrap()
+}
