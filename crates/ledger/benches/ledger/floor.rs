@@ -151,7 +151,7 @@ async fn batch(mut client: Client, mut asked: mpsc::Receiver<Ask>) -> Result<(),
             transaction.execute(&insert, payments),
             transaction.execute(&audit, entries),
         );
-        (counted?, paid?, entered?);
+        let _written = (counted?, paid?, entered?);
         transaction.commit().await?;
         for (ask, granted) in asks.drain(..).zip(granted) {
             // A caller waits for every answer.
