@@ -163,6 +163,13 @@ impl Payment {
         !self.state.is_final() && self.yielded.is_none()
     }
 
+    /// Whether it was changed after its deadline, so that its nonce is free later than it would have been.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn ended_late(&self) -> bool {
+        let deadline = self.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
+        u64::try_from(self.updated_at.timestamp().as_second()).unwrap_or(0) > deadline
+    }
+
     /// The Unix second from which the nonce of a finished payment is free again.
     pub(crate) fn nonce_free_at(&self) -> u64 {
         let deadline = self.arm.as_ref().map_or(0, |arm| arm.valid_before.0);

@@ -89,8 +89,10 @@ async fn what_a_killed_server_left_stays_counted_and_is_taken_over() {
     }
     // Whatever was sent, or may have been, counts; nothing more can be bought.
     let counted = "select coalesce(sum((settled + open))::text, '0') from bursar.win where win = 'total'";
-    let from_rows = "select coalesce(sum((payment::json #>> '{reserved,usd_micros}')::int8)::text, '0') from bursar.resv \
-                  where state in (3, 4)";
+    // A row names the entry that has what was reserved.
+    let from_rows = "select coalesce(sum((convert_from(o.entry, 'UTF8')::json ->> 'usd_micros')::int8)::text, '0') \
+                  from bursar.resv r join bursar.outbox o on o.node_id = r.entry_node and o.seq = r.entry_seq \
+                  where r.state in (3, 4)";
     assert_eq!(database.ask(counted).await, database.ask(from_rows).await);
     buy(&servers, &origin, 8).await;
     assert_eq!(database.ask(counted).await, "200000");

@@ -7,6 +7,8 @@ mod agents;
 mod bare;
 mod child;
 mod embedded;
+#[cfg(feature = "postgres")]
+mod floor;
 mod history;
 mod load;
 mod market;

@@ -1,11 +1,12 @@
 //! Decides the asks of one transaction in order, against a book that holds just the rows that were locked for them.
 
 use crate::reason::Reason;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::approvals::{self, ApprovalRows};
 use super::asks::{Ask, Verdict};
+use super::kept::Origin;
 use super::log::Lines;
 use super::policy::{Mine, Published};
 use super::rows::{Changed, Locked, Row};
@@ -31,8 +32,9 @@ use bursar_core::policy::PauseScope;
 pub(super) struct Changes {
     pub payments: BTreeMap<PaymentId, Changed>,
     pub counters: BTreeMap<CounterKey, Counter>,
-    pub nonces_taken: BTreeSet<NonceKey>,
-    /// With the second from which they are free again.
+    /// With the second from which they are free again, if the payment has ended by then.
+    pub nonces_taken: BTreeMap<NonceKey, (u64, PaymentId)>,
+    /// With the second from which they are free again, where that is not the one that is written already.
     pub nonces_freed: BTreeMap<NonceKey, u64>,
     pub keys_held: Vec<KeyHold>,
     pub keys_freed: Vec<KeyHold>,
@@ -322,6 +324,7 @@ impl<'a> Batch<'a> {
             payment,
             is_new: false,
             unconfirmed: false,
+            origin: self.origin(rid),
         };
         self.changes.payments.insert(rid, changed);
         Ok(())
@@ -406,25 +409,35 @@ impl<'a> Batch<'a> {
             self.changes.counters.insert(key(&charge), counter);
         }
         if let Some(payment) = effect.payment {
+            let rid = payment.rid();
+            let is_new = matches!(entry.body, Body::Reserved(_));
+            let origin = match is_new {
+                true => Some(Origin {
+                    node: self.me,
+                    seq: entry.seq,
+                }),
+                false => self.origin(rid),
+            };
             for (charge, counter) in payment.windows().iter().zip(effect.counters) {
                 self.changes.counters.insert(key(charge), counter);
             }
             if let Some(nonce) = payment.nonce_key() {
                 match &entry.body {
                     Body::Reserved(_) | Body::Armed(_) | Body::Issued(_) => {
-                        self.changes.nonces_taken.insert(nonce);
+                        let taken = (payment.nonce_free_at(), payment.rid());
+                        self.changes.nonces_taken.insert(nonce, taken);
                     }
-                    _ if payment.state.is_final() => {
+                    // Another moment than the one that was written when it was taken.
+                    _ if payment.state.is_final() && (origin.is_none() || payment.ended_late()) => {
                         self.changes.nonces_freed.insert(nonce, payment.nonce_free_at());
                     }
                     _ => {}
                 }
             }
-            let rid = payment.rid();
-            let is_new = matches!(entry.body, Body::Reserved(_));
             let changed = Changed {
                 unconfirmed: effect.unconfirmed.contains(&(rid, true)),
-                is_new,
+                is_new: is_new || self.changes.payments.get(&rid).is_some_and(|changed| changed.is_new),
+                origin,
                 payment,
             };
             self.changes.payments.insert(rid, changed);
@@ -438,8 +451,18 @@ impl<'a> Batch<'a> {
                 payment,
                 is_new: false,
                 unconfirmed: false,
+                origin: row.origin,
             };
             self.changes.payments.insert(rid, changed);
+        }
+    }
+
+    /// The entry that reserved a payment, in this batch or before it.
+    fn origin(&self, rid: PaymentId) -> Option<Origin> {
+        let changed = self.changes.payments.get(&rid);
+        match (changed, self.rows.get(&rid)) {
+            (Some(changed), _) => changed.origin,
+            (None, row) => row.and_then(|row| row.origin),
         }
     }
 }

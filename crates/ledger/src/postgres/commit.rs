@@ -6,6 +6,7 @@ use super::policy::Mine;
 use crate::disclosure::Disclosure;
 use crate::model::Alarm;
 use crate::pauses::Pauses;
+use crate::payment::Payment;
 use crate::text::Moment;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::PauseScope;
@@ -20,6 +21,8 @@ pub(super) struct Done {
     /// The pauses in force after it, and the scopes that it has paused or resumed.
     pub pauses: Pauses,
     pub scopes: Vec<PauseScope>,
+    /// The payments that it has changed, as it left them.
+    pub payments: Vec<Payment>,
     pub now: Moment,
 }
 

@@ -143,11 +143,12 @@ async fn examine(client: &Client) -> Result<Dialect, NoConnection> {
         _ => "on",
     };
     // A lock of a proxy that hangs or was cut off must not block the others forever. Every statement of a batch uses
-    // primary keys. Plans are kept, and one that was made while a table was small would later scan the whole of a large
-    // table.
+    // primary keys. Plans are made once for any values and kept, and one that was made while a table was small would later
+    // scan the whole of a large table.
     let session = format!(
         "set synchronous_commit = {commit}; set idle_in_transaction_session_timeout = '5s'; \
-         set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
+         set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off; \
+         set plan_cache_mode = force_generic_plan"
     );
     client.batch_execute(&session).await.map_err(NoConnection::of)?;
     Ok(Dialect::Postgres)
@@ -205,6 +206,11 @@ pub(super) fn explain(error: &tokio_postgres::Error) -> String {
 /// Whether the same transaction can be retried unchanged (R209).
 pub(super) fn is_to_be_retried(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED)
+}
+
+/// Whether a statement has failed itself because it wrote other rows than were locked for it (R280).
+pub(super) fn is_other_rows(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::DIVISION_BY_ZERO)
 }
 
 /// Whether an error in answer to `commit` proves that nothing was committed.

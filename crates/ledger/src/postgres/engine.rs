@@ -1,6 +1,6 @@
 //! What the one task that writes knows: its connection, its log, and what it has not done yet.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,9 +20,11 @@ use super::session::Session;
 use crate::counters::CounterKey;
 use crate::journal::Torn;
 use crate::model::Alarms;
+use crate::payment::Payment;
 use crate::timekeeping::Timekeeper;
 use crate::writer::decide::Space;
 use crate::writer::ops::{Op, Shared};
+use bursar_core::payment_id::PaymentId;
 
 /// The most operations in one transaction.
 pub(super) const BATCH_OPS: usize = 256;
@@ -46,6 +48,9 @@ pub(super) struct Engine {
     pub wake: mpsc::WeakSender<Op>,
     pub jumped: Option<SignedDuration>,
     pub known: HashSet<CounterKey>,
+    /// Open payments of this node as it has left them, so that a batch knows beforehand which counters it needs. Another node
+    /// may have changed them; only what the database says counts.
+    pub open: HashMap<PaymentId, Payment>,
     /// What could not be written yet, and must be.
     pub backlog: VecDeque<Task>,
     pub unclear: Option<Unclear>,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::checkpoints::Checkpoints;
 use crate::disclosure::{Disclosure, Private};
@@ -51,6 +52,10 @@ impl Lines {
         self.entries.push((seq, bytes));
     }
 }
+
+/// How long entries wait for others before they are written together. They are durable in the database already, which may be on
+/// the same disk and the same cores.
+const GATHERED: Duration = Duration::from_millis(20);
 
 /// What is sent to the thread.
 enum Feed {
@@ -161,13 +166,19 @@ impl Writer {
     /// What has piled up becomes one write and one sync: nothing waits for it, and the database may use the same disk.
     fn run(mut self, fed: &Receiver<Feed>) {
         while let Ok(first) = fed.recv() {
+            let until = Instant::now() + GATHERED;
             let mut ends = false;
             let mut done = Ok(());
-            for feed in std::iter::once(first).chain(fed.try_iter()) {
-                match feed {
+            let mut feed = Some(first);
+            while let Some(this) = feed {
+                match this {
                     Feed::Append(entries, disclosures) => done = done.and_then(|()| self.append(&entries, disclosures)),
                     Feed::Trim => ends = true,
                 }
+                feed = match ends || done.is_err() {
+                    true => fed.try_recv().ok(),
+                    false => fed.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
+                };
             }
             if let Err(error) = done.and_then(|()| self.commit(ends)) {
                 // The journal has logged it as an error.

@@ -13,6 +13,7 @@ mod batch;
 mod commit;
 mod connect;
 mod engine;
+mod kept;
 mod log;
 mod node;
 mod outage;
@@ -26,7 +27,7 @@ mod session;
 mod takeover;
 mod transaction;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 
 use rustls::ClientConfig;
@@ -135,6 +136,7 @@ impl Postgres {
             wake: queue.wake(),
             jumped: None,
             known: HashSet::new(),
+            open: HashMap::new(),
             backlog: VecDeque::new(),
             unclear: None,
             stopped: None,

@@ -88,10 +88,13 @@ impl Reads<'_> {
     async fn payment(&self, rid: PaymentId) -> Result<Option<Payment>, LedgerError> {
         let rid = Uuid::from_bytes(*rid.bytes());
         let rows = self
-            .query("select payment from bursar.resv where rid = $1", &[&rid])
+            .query(
+                "select r.payment, r.entry_seq, o.entry from bursar.resv r left join bursar.outbox o \
+                 on o.node_id = r.entry_node and o.seq = r.entry_seq where r.rid = $1",
+                &[&rid],
+            )
             .await?;
-        let payment = rows.first().map(|row| read_payment(row.try_get(0)?));
-        payment.transpose().map_err(unreadable)
+        rows.first().map(read_payment).transpose().map_err(unreadable)
     }
 
     async fn usage(&self, scopes: &[String]) -> Result<Vec<Usage>, LedgerError> {
@@ -163,11 +166,13 @@ impl Reads<'_> {
     async fn open_items(&self) -> Result<Vec<Payment>, LedgerError> {
         let rows = self
             .query(
-                "select payment from bursar.resv where owner = $1 and state in (1, 2, 4) order by rid",
+                "select r.payment, r.entry_seq, o.entry from bursar.resv r left join bursar.outbox o \
+                 on o.node_id = r.entry_node and o.seq = r.entry_seq \
+                 where r.owner = $1 and r.state in (1, 2, 4) order by r.rid",
                 &[&id(self.me)],
             )
             .await?;
-        let read = rows.iter().map(|row| read_payment(row.try_get(0)?));
+        let read = rows.iter().map(read_payment);
         read.collect::<Result<_, _>>().map_err(unreadable)
     }
 

@@ -1,15 +1,18 @@
 //! What a batch reads and writes: which rows it needs, and how the tables store them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use tokio_postgres::{Error, Row as SqlRow};
 use uuid::Uuid;
 
 use super::asks::Ask;
-use super::connect::{explain, is_to_be_retried};
+use super::connect::{explain, is_other_rows, is_to_be_retried};
+use super::kept::{self, Origin};
 use super::policy::{Published, Sha256};
 use super::schema::GUARD;
 use crate::counters::{Counter, CounterKey};
+use crate::entry::Reserved;
 use crate::key::KeyHold;
 use crate::model::{Event, State};
 use crate::pauses::Pause;
@@ -30,6 +33,9 @@ pub(super) enum TransactionError {
 
 impl From<Error> for TransactionError {
     fn from(error: Error) -> Self {
+        if is_other_rows(&error) {
+            return Self::Again("another transaction has changed the rows".to_owned());
+        }
         let text = explain(&error);
         if is_to_be_retried(&error) {
             Self::Again(text)
@@ -44,6 +50,8 @@ pub(super) struct Row {
     pub owner: u32,
     pub payment: Payment,
     pub unconfirmed: bool,
+    /// `None`: of version 5 of the tables.
+    pub origin: Option<Origin>,
 }
 
 /// A payment's row as a batch leaves it.
@@ -51,6 +59,7 @@ pub(super) struct Changed {
     pub payment: Payment,
     pub is_new: bool,
     pub unconfirmed: bool,
+    pub origin: Option<Origin>,
 }
 
 /// What a batch must lock and read.
@@ -128,6 +137,18 @@ impl Needs {
         needs
     }
 
+    /// Whether what was read for `others` is enough for this.
+    pub(super) fn is_within(&self, others: &Self) -> bool {
+        let since = |name| others.rolling.get(name);
+        self.keys.is_subset(&others.keys)
+            && self.nonces.is_subset(&others.nonces)
+            && self.keys_asked.is_subset(&others.keys_asked)
+            && self
+                .rolling
+                .iter()
+                .all(|(name, oldest)| since(name).is_some_and(|since| since <= oldest))
+    }
+
     fn counter(&mut self, scope: String, window: String, start: String) {
         self.keys.insert((scope, window, start));
     }
@@ -176,6 +197,8 @@ pub(super) struct PaymentRows {
     pub counts_until: Vec<Option<i64>>,
     pub unconfirmed: Vec<bool>,
     pub payments: Vec<String>,
+    pub entry_nodes: Vec<Option<i32>>,
+    pub entry_seqs: Vec<Option<i64>>,
 }
 
 impl PaymentRows {
@@ -188,8 +211,9 @@ impl PaymentRows {
             rows.counts_until
                 .push(payment.arm.as_ref().map(|arm| seconds(arm.valid_before.0)));
             rows.unconfirmed.push(changed.unconfirmed);
-            let text = serde_json::to_string(payment).map_err(|error| TransactionError::Down(error.to_string()))?;
-            rows.payments.push(text);
+            rows.payments.push(kept::text(payment, changed.origin)?);
+            rows.entry_nodes.push(changed.origin.map(|origin| id(origin.node)));
+            rows.entry_seqs.push(changed.origin.map(|origin| seconds(origin.seq)));
         }
         Ok(rows)
     }
@@ -217,19 +241,46 @@ pub(super) fn columns<'a>(keys: impl Iterator<Item = &'a CounterKey>) -> [Vec<&'
     columns
 }
 
-pub(super) fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), TransactionError> {
+/// rid, owner, unconfirmed, payment, entry_node, entry_seq, entry. What was reserved is in the entry, or is `known` here.
+pub(super) fn read_row(
+    row: &SqlRow,
+    known: &HashMap<PaymentId, Payment>,
+) -> Result<(PaymentId, Row), TransactionError> {
     let rid = PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
+    let origin = match (row.try_get(4)?, row.try_get::<_, Option<i64>>(5)?) {
+        (Some(node), Some(seq)) => Some(Origin {
+            node: node_id(node),
+            seq: seq.cast_unsigned(),
+        }),
+        _ => None,
+    };
+    let reserved = match (origin, known.get(&rid)) {
+        (None, _) => None,
+        // It never changes.
+        (Some(_), Some(payment)) => Some(payment.reserved.clone()),
+        (Some(_), None) => Some(read_reserved(row.try_get(6)?)?),
+    };
     let row = Row {
         owner: node_id(row.try_get(1)?),
         unconfirmed: row.try_get(2)?,
-        payment: read_payment(row.try_get(3)?)?,
+        payment: kept::read(row.try_get(3)?, reserved)?,
+        origin,
     };
     Ok((rid, row))
 }
 
-pub(super) fn read_payment(text: &str) -> Result<Payment, TransactionError> {
-    serde_json::from_str(text)
-        .map_err(|error| TransactionError::Down(format!("a payment in the database cannot be read: {error}")))
+/// payment, entry_seq, entry
+pub(super) fn read_payment(row: &SqlRow) -> Result<Payment, TransactionError> {
+    let reserved = match row.try_get::<_, Option<i64>>(1)? {
+        None => None,
+        Some(_) => Some(read_reserved(row.try_get(2)?)?),
+    };
+    kept::read(row.try_get(0)?, reserved)
+}
+
+fn read_reserved(entry: Option<&[u8]>) -> Result<Arc<Reserved>, TransactionError> {
+    let missing = || TransactionError::Down("the entry of a payment is missing in the database".to_owned());
+    kept::reserved(entry.ok_or_else(missing)?)
 }
 
 pub(super) fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), TransactionError> {

@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 use super::connect::Dialect;
 
 /// The version of the tables below. Tables of a newer version belong to a newer bursar; older ones are upgraded.
-pub(super) const VERSION: i32 = 5;
+pub(super) const VERSION: i32 = 6;
 
 /// All counters of a batch are locked in `win`, in key order. A rolling window has one row there, [`GUARD`], that
 /// stands for its buckets. `settled` and `open` are in the budget's unit.
@@ -46,7 +46,7 @@ create table if not exists bursar.bucket (
     open numeric(39,0) not null check (open >= 0),
     primary key (scope, win, start)
 );
--- `payment` is JSON, kept as the bytes that were written.
+-- `payment` is JSON.
 create table if not exists bursar.resv (
     rid uuid primary key,
     state int2 not null,
@@ -59,7 +59,7 @@ create table if not exists bursar.resv (
 );
 create index if not exists resv_open on bursar.resv (owner, state) where state in (1, 2, 4);
 create index if not exists resv_unconfirmed on bursar.resv (owner) where unconfirmed;
--- `free_at` is null while the payment is open.
+-- `free_at` is null while a payment of version 5 is open.
 create table if not exists bursar.nonce (
     key bytea primary key,
     free_at int8
@@ -134,6 +134,14 @@ create table if not exists bursar.pause (
 );
 ";
 
+/// What version 6 adds: the entry that has what was reserved (R281), with which `payment` has only the rest; and the payment that
+/// took a nonce, so that `free_at` can be written when it is taken (R282). Rows of version 5 stay as they are.
+const NARROW: &str = "
+alter table bursar.resv add column if not exists entry_node int4;
+alter table bursar.resv add column if not exists entry_seq int8;
+alter table bursar.nonce add column if not exists rid uuid;
+";
+
 /// The start of the row for a rolling window in `win`; no real window starts like this.
 pub(super) const GUARD: &str = "guard";
 
@@ -159,12 +167,12 @@ pub(super) async fn make(
     if there.await?.is_empty() {
         client
             .batch_execute(&format!(
-                "begin; {lock} {TABLES} {APPROVALS} {READS} {CODES} {PAUSES} commit"
+                "begin; {lock} {TABLES} {APPROVALS} {READS} {CODES} {PAUSES} {NARROW} commit"
             ))
             .await?;
     }
     // Tables without a row in `meta` are those of a proxy that died in between, of whatever version: what they may lack is added.
-    let complete = format!("begin; {lock} {APPROVALS} {READS} {CODES} {PAUSES} commit");
+    let complete = format!("begin; {lock} {APPROVALS} {READS} {CODES} {PAUSES} {NARROW} commit");
     if client.query("select 1 from bursar.meta", &[]).await?.is_empty() {
         client.batch_execute(&complete).await?;
     }
@@ -182,10 +190,11 @@ pub(super) async fn make(
     };
     let (version, store) = found().await?;
     let steps = match version {
-        1 => format!("{APPROVALS} {READS} {CODES} {PAUSES}"),
-        2 => format!("{READS} {CODES} {PAUSES}"),
-        3 => format!("{CODES} {PAUSES}"),
-        4 => PAUSES.to_owned(),
+        1 => format!("{APPROVALS} {READS} {CODES} {PAUSES} {NARROW}"),
+        2 => format!("{READS} {CODES} {PAUSES} {NARROW}"),
+        3 => format!("{CODES} {PAUSES} {NARROW}"),
+        4 => format!("{PAUSES} {NARROW}"),
+        5 => NARROW.to_owned(),
         _ => return Ok((version, store)),
     };
     tracing::info!("upgrading the tables in the database from version {version} to version {VERSION}");

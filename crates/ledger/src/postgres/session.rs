@@ -1,17 +1,19 @@
 //! The statements of a batch (R208): locks in a fixed order, sums in a later statement, writes with arrays.
 //!
 //! Statements that do not need each other's results are sent together and run one after the other, each with its own
-//! snapshot: that guarantees that the buckets, which are read after the lock, are the newest ones.
+//! snapshot: that guarantees that the buckets, which are read after the lock, are the newest ones. A batch whose payments
+//! this node knows takes two trips: [`Session::at_once`], and [`Session::finish`].
 
 mod approvals;
 mod pauses;
 mod write;
+mod writes;
 
 use std::collections::HashMap;
 
 use tokio::try_join;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Error, Statement};
+use tokio_postgres::{Client, Error, Row as SqlRow, Statement};
 use uuid::Uuid;
 
 use super::connect::Dialect;
@@ -21,16 +23,21 @@ use super::rows::{
 };
 use super::schema::GUARD;
 use crate::counters::CounterKey;
+use crate::payment::Payment;
 use approvals::Statements;
 use bursar_core::payment_id::PaymentId;
-use pauses::PauseStatements;
+use pauses::{PauseStatements, read_pauses};
+pub(super) use write::Ending;
+use writes::Writes;
 
 /// A connection and the statements prepared on it.
 pub(super) struct Session {
     pub client: Client,
     dialect: Dialect,
     epoch: Statement,
+    head: Statement,
     payments: Statement,
+    known_payments: Statement,
     create: Statement,
     lock: Statement,
     buckets: Statement,
@@ -40,20 +47,8 @@ pub(super) struct Session {
     history: Statement,
     silent: Statement,
     handed_over: Statement,
-    set_counters: Statement,
-    set_buckets: Statement,
-    insert_payments: Statement,
-    update_payments: Statement,
-    take_nonces: Statement,
-    free_nonces: Statement,
-    hand_over: Statement,
-    yielded: Statement,
-    publish: Statement,
-    remember: Statement,
-    outbox: Statement,
     keys: Statement,
-    hold_keys: Statement,
-    free_keys: Statement,
+    writes: Writes,
     approvals: Statements,
     pauses: PauseStatements,
 }
@@ -61,9 +56,34 @@ pub(super) struct Session {
 impl Session {
     pub(super) async fn prepare(client: Client, dialect: Dialect) -> Result<Self, Error> {
         let p = |text: &'static str| client.prepare(text);
-        let (epoch, payments, create, lock, buckets, nonces, policy, policy_locked, history, silent, handed_over) = try_join!(
+        let (
+            epoch,
+            head,
+            payments,
+            known_payments,
+            create,
+            lock,
+            buckets,
+            nonces,
+            policy,
+            policy_locked,
+            history,
+            silent,
+            handed_over,
+        ) = try_join!(
             p("select epoch from bursar.node where node_id = $1 for update"),
-            p("select rid, owner, unconfirmed, payment from bursar.resv where rid = any($1) order by rid for update"),
+            p("select n.epoch, p.gen, p.sha256, \
+               (select json_agg(json_build_array(scope, since, who, why))::text from bursar.pause) \
+               from bursar.node n left join bursar.policy p on p.one where n.node_id = $1 for update of n"),
+            p(
+                "select r.rid, r.owner, r.unconfirmed, r.payment, r.entry_node, r.entry_seq, o.entry from bursar.resv r \
+               left join bursar.outbox o on o.node_id = r.entry_node and o.seq = r.entry_seq \
+               where r.rid = any($1) order by r.rid for update of r"
+            ),
+            p(
+                "select rid, owner, unconfirmed, payment, entry_node, entry_seq, null::bytea from bursar.resv \
+               where rid = any($1) order by rid for update"
+            ),
             p(
                 "insert into bursar.win (scope, win, start) select * from unnest($1::text[], $2::text[], $3::text[]) \
                on conflict do nothing"
@@ -77,75 +97,28 @@ impl Session {
                unnest($1::text[], $2::text[], $3::text[]) as w (scope, win, since) \
                on b.scope = w.scope and b.win = w.win and b.start >= w.since"
             ),
-            p("select key from bursar.nonce where key = any($1) and (free_at is null or free_at >= $2)"),
+            p(
+                "select n.key from bursar.nonce n left join bursar.resv r on r.rid = n.rid where n.key = any($1) \
+               and (n.free_at is null or n.free_at >= $2 or r.state in (1, 2, 4))"
+            ),
             p("select gen, sha256 from bursar.policy"),
             p("select gen, sha256 from bursar.policy for update"),
             p("select sha256, gen from bursar.policy_history where sha256 = any($1)"),
             p("select node_id from bursar.node where heartbeat < now() - interval '60 seconds'"),
             p("select rid from bursar.handover where from_node = $1 and rid = any($2)"),
         )?;
-        let (set_counters, set_buckets, insert_payments, update_payments, take_nonces, free_nonces) = try_join!(
-            p(
-                "update bursar.win as w set settled = u.settled::numeric, open = u.open::numeric from \
-               unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) as u (scope, win, start, settled, open) \
-               where w.scope = u.scope and w.win = u.win and w.start = u.start"
-            ),
-            p("insert into bursar.bucket as b (scope, win, start, settled, open) \
-               select u.scope, u.win, u.start, u.settled::numeric, u.open::numeric from \
-               unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) as u (scope, win, start, settled, open) \
-               on conflict (scope, win, start) do update set settled = excluded.settled, open = excluded.open"),
-            p(
-                "insert into bursar.resv (rid, state, owner, owner_epoch, counts_until, unconfirmed, payment) \
-               select u.rid, u.state, $1, $2, u.counts_until, u.unconfirmed, u.payment from \
-               unnest($3::uuid[], $4::int2[], $5::int8[], $6::bool[], $7::text[]) \
-               as u (rid, state, counts_until, unconfirmed, payment) on conflict (rid) do nothing"
-            ),
-            p(
-                "update bursar.resv as r set state = u.state, owner = $1, owner_epoch = $2, counts_until = u.counts_until, \
-               unconfirmed = u.unconfirmed, payment = u.payment, updated = now() from \
-               unnest($3::uuid[], $4::int2[], $5::int8[], $6::bool[], $7::text[]) \
-               as u (rid, state, counts_until, unconfirmed, payment) where r.rid = u.rid"
-            ),
-            p(
-                "insert into bursar.nonce as n (key, free_at) select u.key, null from unnest($1::bytea[]) as u (key) \
-               on conflict (key) do update set free_at = null where n.free_at < $2"
-            ),
-            p(
-                "update bursar.nonce as n set free_at = u.free_at from unnest($1::bytea[], $2::int8[]) as u (key, free_at) \
-               where n.key = u.key"
-            ),
-        )?;
-        let (hand_over, yielded, publish, remember, outbox) = try_join!(
-            p("insert into bursar.handover (rid, from_node, to_node) \
-               select u.rid, u.from_node, $1 from unnest($2::uuid[], $3::int4[]) as u (rid, from_node) \
-               on conflict (rid, from_node) do update set to_node = excluded.to_node"),
-            p("delete from bursar.handover where from_node = $1 and rid = any($2)"),
-            p(
-                "insert into bursar.policy as p (gen, sha256) values ($1, $2) on conflict (one) do update \
-               set gen = excluded.gen, sha256 = excluded.sha256 where p.gen = excluded.gen - 1"
-            ),
-            p("insert into bursar.policy_history (sha256, gen) values ($1, $2) on conflict do nothing"),
-            p("insert into bursar.outbox (node_id, seq, entry) \
-               select $1, u.seq, u.entry from unnest($2::int8[], $3::bytea[]) as u (seq, entry)"),
-        )?;
-        let (keys, hold_keys, free_keys) = try_join!(
-            p("select idem, until, rid, fingerprint from bursar.idem where idem = any($1) and until >= $2"),
-            p("insert into bursar.idem as k (idem, until, rid, fingerprint) \
-               select * from unnest($1::bytea[], $2::int8[], $3::uuid[], $4::bytea[]) \
-               on conflict (idem) do update set until = excluded.until, rid = excluded.rid, \
-               fingerprint = excluded.fingerprint where k.until < $5"),
-            p(
-                "delete from bursar.idem as k using unnest($1::bytea[], $2::uuid[]) as u (idem, rid) \
-               where k.idem = u.idem and k.rid = u.rid"
-            ),
-        )?;
+        let writes = Writes::prepare(&client).await?;
+        let keys =
+            p("select idem, until, rid, fingerprint from bursar.idem where idem = any($1) and until >= $2").await?;
         let approvals = Statements::prepare(&client).await?;
         let pauses = PauseStatements::prepare(&client).await?;
         Ok(Self {
             client,
             dialect,
             epoch,
+            head,
             payments,
+            known_payments,
             create,
             lock,
             buckets,
@@ -155,48 +128,69 @@ impl Session {
             history,
             silent,
             handed_over,
-            set_counters,
-            set_buckets,
-            insert_payments,
-            update_payments,
-            take_nonces,
-            free_nonces,
-            hand_over,
-            yielded,
-            publish,
-            remember,
-            outbox,
             keys,
-            hold_keys,
-            free_keys,
+            writes,
             approvals,
             pauses,
         })
     }
 
+    /// Begins a transaction, locks, and reads all that a batch needs if `needs` is all of it. What the payments in `known` have
+    /// reserved is not read again.
+    pub(super) async fn at_once(
+        &self,
+        (me, epoch): (u32, i64),
+        rids: &[Uuid],
+        known: &HashMap<PaymentId, Payment>,
+        needs: &Needs,
+        now_s: i64,
+    ) -> Result<(HashMap<PaymentId, Row>, Locked), TransactionError> {
+        let ((head, found), mut locked) = try_join!(
+            biased;
+            self.locked(me, &self.head, (rids, &self.known_payments)),
+            self.lock(me, needs, now_s, Head::Read),
+        )?;
+        let head = is_ours(head, epoch)?;
+        if let Some(generation) = head.try_get::<_, Option<i64>>(1)? {
+            locked.published.current = Some((generation.cast_unsigned(), sha256(head.try_get(2)?)?));
+        }
+        if let Some(pauses) = head.try_get(3)? {
+            locked.pauses = read_pauses(pauses)?;
+        }
+        let rows = found.iter().map(|row| read_row(row, known)).collect::<Result<_, _>>()?;
+        Ok((rows, locked))
+    }
+
     /// Begins a transaction as the node's only process, and locks the payments that it is about.
     pub(super) async fn begin(
         &self,
-        me: u32,
-        epoch: i64,
+        (me, epoch): (u32, i64),
         rids: &[Uuid],
     ) -> Result<HashMap<PaymentId, Row>, TransactionError> {
-        let node = id(me);
+        let (now, found) = self.locked(me, &self.epoch, (rids, &self.payments)).await?;
+        is_ours(now, epoch)?;
+        found.iter().map(|row| read_row(row, &HashMap::new())).collect()
+    }
+
+    async fn locked(
+        &self,
+        me: u32,
+        node: &Statement,
+        (rids, payments): (&[Uuid], &Statement),
+    ) -> Result<(Option<SqlRow>, Vec<SqlRow>), TransactionError> {
+        let me = id(me);
         let (_, now, found) = try_join!(
             biased;
             self.client.batch_execute(self.dialect.begin()),
-            async { self.client.query_opt(&self.epoch, &[&node]).await },
+            async { self.client.query_opt(node, &[&me]).await },
             async {
                 match rids {
                     [] => Ok(Vec::new()),
-                    rids => self.client.query(&self.payments, &[&rids]).await,
+                    rids => self.client.query(payments, &[&rids]).await,
                 }
             },
         )?;
-        if now.map(|row| row.try_get(0)).transpose()? != Some(epoch) {
-            return Err(TransactionError::Fenced);
-        }
-        found.iter().map(read_row).collect()
+        Ok((now, found))
     }
 
     /// Creates counters that no payment has touched before, outside of the transaction that will lock them.
@@ -207,7 +201,13 @@ impl Session {
     }
 
     /// Locks the counters, then reads what only the lock makes certain.
-    pub(super) async fn lock(&self, me: u32, needs: &Needs, now_s: i64) -> Result<Locked, TransactionError> {
+    pub(super) async fn lock(
+        &self,
+        me: u32,
+        needs: &Needs,
+        now_s: i64,
+        head: Head,
+    ) -> Result<Locked, TransactionError> {
         let [scopes, windows, starts] = columns(needs.keys.iter());
         let rolling: [Vec<&str>; 3] = [
             needs.rolling.keys().map(|(scope, _)| scope.as_str()).collect(),
@@ -225,20 +225,20 @@ impl Session {
             &self.policy_locked
         };
         let nothing = async || Ok::<_, Error>(Vec::new());
-        let (policy, pauses, counters, buckets, nonces, keys, history, silent, to_yield) = try_join!(
+        // The counters are what the nodes wait for, so they are locked last. A nonce or a key that another node takes meanwhile
+        // is found when it is written.
+        let (policy, pauses, nonces, keys, history, silent, to_yield, counters, buckets) = try_join!(
             biased;
-            client.query_opt(policy, &[]),
-            self.pauses(),
             async {
-                match scopes.is_empty() {
-                    true => nothing().await,
-                    false => client.query(&self.lock, &[&scopes, &windows, &starts]).await,
+                match head {
+                    Head::Read => Ok(None),
+                    Head::Unread => client.query_opt(policy, &[]).await,
                 }
             },
             async {
-                match rolling[0].is_empty() {
-                    true => nothing().await,
-                    false => client.query(&self.buckets, &[&rolling[0], &rolling[1], &rolling[2]]).await,
+                match head {
+                    Head::Read => Ok(Vec::new()),
+                    Head::Unread => self.pauses().await,
                 }
             },
             async {
@@ -269,6 +269,18 @@ impl Session {
                 match needs.rids.is_empty() {
                     true => nothing().await,
                     false => client.query(&self.handed_over, &[&node, &needs.rids]).await,
+                }
+            },
+            async {
+                match scopes.is_empty() {
+                    true => nothing().await,
+                    false => client.query(&self.lock, &[&scopes, &windows, &starts]).await,
+                }
+            },
+            async {
+                match rolling[0].is_empty() {
+                    true => nothing().await,
+                    false => client.query(&self.buckets, &[&rolling[0], &rolling[1], &rolling[2]]).await,
                 }
             },
         )?;
@@ -314,23 +326,21 @@ impl Session {
             missing,
         })
     }
+}
 
-    /// Executes a statement that must write exactly `rows` rows, if there are any.
-    async fn written(
-        &self,
-        rows: usize,
-        statement: &Statement,
-        parameters: Parameters<'_>,
-    ) -> Result<(), TransactionError> {
-        if rows == 0 {
-            return Ok(());
-        }
-        match self.client.execute(statement, parameters).await? {
-            count if count == rows as u64 => Ok(()),
-            count => Err(TransactionError::Again(format!(
-                "{count} rows were written instead of {rows}"
-            ))),
-        }
+/// Whether limits and pauses are read together with the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    Read,
+    Unread,
+}
+
+/// The row of this node, if no other process has taken its place.
+fn is_ours(row: Option<SqlRow>, epoch: i64) -> Result<SqlRow, TransactionError> {
+    let row = row.ok_or(TransactionError::Fenced)?;
+    match row.try_get::<_, i64>(0)? == epoch {
+        true => Ok(row),
+        false => Err(TransactionError::Fenced),
     }
 }
 

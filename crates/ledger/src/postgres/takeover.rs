@@ -13,7 +13,7 @@ use super::engine::{BATCH_OPS, Engine};
 use super::node;
 use super::rows::{id, node_id};
 use super::session::Session;
-use super::transaction::TRANSACTION;
+use super::transaction::{TRANSACTION, Way};
 use crate::entry::{Body, Opened};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{PAYEE, SINCE_APPROVAL};
@@ -59,7 +59,7 @@ impl Engine {
     /// Before anything else: what an earlier run left behind.
     async fn recover(&mut self, tasks: Vec<Task>) -> Result<(), NoConnection> {
         for tasks in tasks.chunks(BATCH_OPS) {
-            match self.attempt(tasks).await {
+            match self.attempt(tasks, Way::InSteps).await {
                 Ok(done) => drop(self.take_in(done)),
                 Err(_) => {
                     // Start over completely, because the log may have moved on, too.
@@ -172,7 +172,11 @@ impl Engine {
             .await?;
         session
             .client
-            .execute("delete from bursar.nonce where free_at < $1", &[&now])
+            .execute(
+                "delete from bursar.nonce as n where n.free_at < $1 and not exists \
+                 (select 1 from bursar.resv r where r.rid = n.rid and r.state in (1, 2, 4))",
+                &[&now],
+            )
             .await?;
         // A day late, because the clock of the node that wrote them may be behind.
         let day_ago = (now - 86_400) * 1_000_000;

@@ -6,6 +6,7 @@ use tokio::try_join;
 use tokio_postgres::{Client, Error, Statement};
 use uuid::Uuid;
 
+use super::writes::counted;
 use super::{Parameters, Session};
 use crate::book::approvals::Subject;
 use crate::model::ApprovalRow;
@@ -31,7 +32,8 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
-        let p = |text: &'static str| client.prepare(text);
+        let p = async |text: &str| client.prepare(text).await;
+        let c = async |text: &str, parameters: usize| client.prepare(&counted(text, parameters)).await;
         let (lock, replays, denials, yields, delete, update, insert, use_evidence, deny) = try_join!(
             p(
                 "select node, approval from bursar.approval where id = any($1) or rid = any($2) \
@@ -43,26 +45,30 @@ impl Statements {
                (select * from unnest($1::text[], $2::bytea[]))"
             ),
             p("select rid, to_node from bursar.handover where from_node = $1 order by rid"),
-            p("delete from bursar.approval where id = any($1)"),
-            p(
+            c("delete from bursar.approval where id = any($1)", 1),
+            c(
                 "update bursar.approval as a set rid = u.rid, agent = u.agent, intent = u.intent, approval = u.approval \
                from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[]) as u (id, rid, agent, intent, approval) \
-               where a.id = u.id and a.node = $1"
+               where a.id = u.id and a.node = $1",
+                6,
             ),
-            p(
+            c(
                 "insert into bursar.approval (id, node, rid, agent, intent, approval, codes) \
-               select u.id, $1, u.rid, u.agent, u.intent, u.approval, u.codes \
+               select u.id, $1::int4, u.rid, u.agent, u.intent, u.approval, u.codes \
                from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[]) \
                as u (id, rid, agent, intent, approval, codes) \
-               on conflict do nothing"
+               on conflict do nothing",
+                7,
             ),
-            p(
+            c(
                 "insert into bursar.replay as r (key, until) select * from unnest($1::bytea[], $2::int8[]) \
-               on conflict (key) do update set until = excluded.until where r.until < $3"
+               on conflict (key) do update set until = excluded.until where r.until < $3::int8",
+                3,
             ),
-            p(
+            c(
                 "insert into bursar.denial as d (agent, intent, until) select * from unnest($1::text[], $2::bytea[], $3::int8[]) \
-               on conflict (agent, intent) do update set until = excluded.until"
+               on conflict (agent, intent) do update set until = excluded.until",
+                3,
             ),
         )?;
         Ok(Self {

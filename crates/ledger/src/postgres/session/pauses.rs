@@ -32,19 +32,31 @@ impl PauseStatements {
     }
 }
 
+/// Pauses as JSON: a list of scope, since, who and why.
+pub(super) fn read_pauses(json: &str) -> Result<Vec<Pause>, TransactionError> {
+    let rows: Vec<(String, i64, String, String)> = serde_json::from_str(json)
+        .map_err(|error| TransactionError::Down(format!("the pauses in the database cannot be read: {error}")))?;
+    let read = |(scope, since, who, why): (String, i64, _, _)| pause(&scope, since, who, why);
+    Ok(rows.into_iter().map(read).collect())
+}
+
+/// What cannot be read, from a newer bursar, stops everything: it may.
+fn pause(scope: &str, since: i64, who: String, why: String) -> Pause {
+    Pause {
+        scope: PauseScope::parse(scope).unwrap_or(PauseScope::All),
+        since: Moment::of(jiff::Timestamp::from_microsecond(since).unwrap_or_default()),
+        who,
+        why,
+    }
+}
+
 impl Session {
-    /// All pauses in force on the shared ledger. What cannot be read, from a newer bursar, stops everything: it may.
+    /// All pauses in force on the shared ledger.
     pub(in crate::postgres) async fn pauses(&self) -> Result<Vec<Pause>, Error> {
         let rows = self.client.query(&self.pauses.read, &[]).await?;
         let read = |row: &tokio_postgres::Row| {
             let (scope, since): (&str, i64) = (row.try_get(0)?, row.try_get(1)?);
-            let since = jiff::Timestamp::from_microsecond(since).unwrap_or_default();
-            Ok(Pause {
-                scope: PauseScope::parse(scope).unwrap_or(PauseScope::All),
-                since: Moment::of(since),
-                who: row.try_get(2)?,
-                why: row.try_get(3)?,
-            })
+            Ok(pause(scope, since, row.try_get(2)?, row.try_get(3)?))
         };
         rows.iter().map(read).collect()
     }

@@ -398,7 +398,7 @@ fn is_failed(outcome: Result<(), LedgerError>) {
 
 #[tokio::test]
 async fn a_question_whose_commit_is_unclear_is_not_put() {
-    for when in [Cut::After, Cut::Before] {
+    for when in Cut::ALL {
         let database = cluster().database().await;
         let way = Cuttable::new(&database).await;
         let (purchase, requested) = held(&way.world, &way.node, 1).await;
@@ -412,7 +412,7 @@ async fn a_question_whose_commit_is_unclear_is_not_put() {
         assert_eq!(counted(&way.node).await, 0);
         asked(&way.world, &way.node, 1).await;
         way.node.close().await;
-        let asked = 1 + usize::from(when == Cut::After);
+        let asked = 1 + usize::from(when.is_committed());
         assert_eq!(way.world.count("approval.requested"), asked);
         read_payments(way.world.path()).unwrap();
     }
@@ -420,7 +420,7 @@ async fn a_question_whose_commit_is_unclear_is_not_put() {
 
 #[tokio::test]
 async fn a_grant_whose_commit_is_unclear_is_found_or_brought_again() {
-    for when in [Cut::After, Cut::Before] {
+    for when in Cut::ALL {
         let database = cluster().database().await;
         let way = Cuttable::new(&database).await;
         let (purchase, id) = asked(&way.world, &way.node, 1).await;
@@ -431,11 +431,11 @@ async fn a_grant_whose_commit_is_unclear_is_found_or_brought_again() {
         assert!(matches!(away, Err(ReserveError::Failed(_))), "{away:?}");
         let live = way.back().await.live;
         let is_granted = matches!(live[0].state, ApprovalState::Granted { .. });
-        assert_eq!(is_granted, when == Cut::After);
+        assert_eq!(is_granted, when.is_committed());
         let again = way.node.approval(granted(id, 1, use_by())).await;
-        match when {
-            Cut::After => assert_eq!(again, refused(ApprovalError::GrantedBefore(id))),
-            _ => again.unwrap(),
+        match when.is_committed() {
+            true => assert_eq!(again, refused(ApprovalError::GrantedBefore(id))),
+            false => again.unwrap(),
         }
         let replayed = way.node.approval(granted(other, 1, use_by())).await;
         assert_eq!(replayed, refused(ApprovalError::Replayed(other)));
@@ -447,7 +447,7 @@ async fn a_grant_whose_commit_is_unclear_is_found_or_brought_again() {
 
 #[tokio::test]
 async fn a_denial_whose_commit_is_unclear_is_written_once() {
-    for when in [Cut::After, Cut::Before] {
+    for when in Cut::ALL {
         let database = cluster().database().await;
         let way = Cuttable::new(&database).await;
         let (purchase, id) = asked(&way.world, &way.node, 1).await;
@@ -467,7 +467,7 @@ async fn a_denial_whose_commit_is_unclear_is_written_once() {
 
 #[tokio::test]
 async fn an_arming_whose_commit_is_unclear_is_not_signed() {
-    for when in [Cut::After, Cut::Before] {
+    for when in Cut::ALL {
         let database = cluster().database().await;
         let way = Cuttable::new(&database).await;
         let (purchase, id) = asked(&way.world, &way.node, 1).await;
@@ -479,9 +479,9 @@ async fn an_arming_whose_commit_is_unclear_is_not_signed() {
         let live = way.back().await.live;
         let state = way.node.get(rid).await.unwrap().unwrap().state;
         let again = way.node.arm(rid, arming(&purchase, id)).await.map(|_| ());
-        match when {
+        match when.is_committed() {
             // It had used the approval up. No caller received the reservation, so nothing can have been signed.
-            Cut::After => {
+            true => {
                 assert_eq!(live.len(), 0);
                 assert_eq!(again, Err(ReserveError::NotHeld(rid)));
                 let began = Instant::now();
@@ -490,7 +490,7 @@ async fn an_arming_whose_commit_is_unclear_is_not_signed() {
                 }
                 assert_eq!(counted(&way.node).await, 0);
             }
-            _ => assert_eq!((live.len(), state, again), (1, State::Held, Ok(()))),
+            false => assert_eq!((live.len(), state, again), (1, State::Held, Ok(()))),
         }
     }
 }
@@ -503,19 +503,45 @@ async fn tables_of_the_previous_version_are_upgraded() {
     let paid = worlds[0].purchase(100 * CENT);
     node.reserve(paid.clone()).await.unwrap();
     node.finish(paid.hold.rid, settled()).await.unwrap();
+    let left = worlds[0].purchase(100 * CENT);
+    node.reserve(left.clone()).await.unwrap();
     node.close().await;
     drop(node);
-    // As version 1 created it.
+    // As version 1 created it, with whole payments in their rows.
     database
         .run(
-            "drop table bursar.approval, bursar.replay, bursar.denial, bursar.pause; alter table bursar.node drop column reads; \
+            "update bursar.nonce n set free_at = null from bursar.resv r where r.rid = n.rid and r.state = 2; \
+             update bursar.resv r set payment = \
+             (jsonb_build_object('arm', o.entry -> 'arm', 'reserved', o.entry) || r.payment::jsonb)::text \
+             from (select node_id, seq, convert_from(entry, 'UTF8')::jsonb as entry from bursar.outbox) o \
+             where o.node_id = r.entry_node and o.seq = r.entry_seq; \
+             drop table bursar.approval, bursar.replay, bursar.denial, bursar.pause; alter table bursar.node drop column reads; \
+             alter table bursar.resv drop column entry_node, drop column entry_seq; alter table bursar.nonce drop column rid; \
              update bursar.meta set schema_version = 1",
         )
         .await;
     let (one, other) = tokio::join!(open(&worlds[0], &database), open(&worlds[1], &database));
-    assert_eq!(database.ask("select schema_version from bursar.meta").await, "5");
-    assert_eq!(counted(&other).await, CENT);
-    assert_eq!(one.get(paid.hold.rid).await.unwrap().unwrap().state, State::Settled);
+    assert_eq!(database.ask("select schema_version from bursar.meta").await, "6");
+    assert_eq!(counted(&other).await, 2 * CENT);
+    let state = async |rid| other.get(rid).await.unwrap().unwrap().state;
+    assert_eq!(state(paid.hold.rid).await, State::Settled);
+    // A row of an older version stays whole, and its nonce is free one day after its end.
+    assert_eq!(state(left.hold.rid).await, State::Unknown);
+    one.finish(left.hold.rid, settled()).await.unwrap();
+    assert_eq!(state(left.hold.rid).await, State::Settled);
+    let whole = "select count(*) from bursar.resv where entry_seq is null and payment::json -> 'reserved' is not null";
+    assert_eq!(database.ask(whole).await, "2");
+    assert_eq!(
+        database
+            .ask("select count(*) from bursar.nonce where free_at is null")
+            .await,
+        "0"
+    );
+    let same_nonce = Reserve {
+        arm: left.arm,
+        ..worlds[1].purchase(100 * CENT)
+    };
+    assert_eq!(other.reserve(same_nonce).await.unwrap_err(), ReserveError::NonceTaken);
     let (purchase, id) = asked(&worlds[0], &one, 1).await;
     assert_eq!(waiting(&other).await, (vec![], vec![id]));
     one.approval(granted(id, 1, use_by())).await.unwrap();
@@ -538,10 +564,10 @@ async fn tables_of_the_previous_version_are_upgraded() {
         tokio::task::yield_now().await;
     }
 
-    database.run("update bursar.meta set schema_version = 6").await;
+    database.run("update bursar.meta set schema_version = 7").await;
     let error = not_opened(&World::numbered(3), &database).await;
     assert!(
-        error.contains("of version 6") && error.contains("knows version 5"),
+        error.contains("of version 7") && error.contains("knows version 6"),
         "{error}"
     );
 }

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use bursar_ledger::{Event, Ledger, LedgerError, Postgres, ReserveError, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::postgres::{CENT, access, open, refused, settled};
 use crate::postgres_cluster::{Cluster, Database, cluster};
@@ -108,14 +110,26 @@ async fn a_server_that_could_forget_is_refused() {
     assert!(error.contains("fsync = off"), "{error}");
 }
 
-/// What the relay in between does with the next commit.
+/// What the relay in between does with the next commit, which comes together with the writes before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Cut {
     None,
-    /// The database receives it, but its answer is lost.
+    /// The database does it, but all answers are lost.
     After,
-    /// The database does not receive it.
+    /// The database does it and answers the writes, but the answer to the commit is lost.
+    Answered,
+    /// The database receives neither the writes nor the commit.
     Before,
+    /// The database receives the writes, but not the commit.
+    Between,
+}
+
+impl Cut {
+    pub(super) const ALL: [Self; 4] = [Self::After, Self::Answered, Self::Before, Self::Between];
+
+    pub(super) fn is_committed(self) -> bool {
+        matches!(self, Self::After | Self::Answered)
+    }
 }
 
 /// A relay between a node and the database that cuts connections in the middle of a commit. Returns its port.
@@ -134,24 +148,41 @@ pub(super) async fn between(database: &Database, cut: Arc<Mutex<Cut>>, is_open: 
 
 async fn carry(client: TcpStream, to: u16, cut: Arc<Mutex<Cut>>, is_open: Arc<AtomicBool>) {
     let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
-        (client.into_split(), server.into_split());
-    let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-    let mut buffer = vec![0; 64 << 10];
+    let ((mut from_client, to_client), (from_server, mut to_server)) = (client.into_split(), server.into_split());
+    let stop = Arc::new(Notify::new());
+    let answers = tokio::spawn(pass_on(from_server, to_client, stop.clone()));
+    let mut buffer = vec![0; 256 << 10];
     while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
         let sent = &buffer[..length];
-        let is_commit = sent.windows(7).any(|part| part == b"commit\0");
-        let what = if is_commit {
-            std::mem::replace(&mut *cut.lock().unwrap(), Cut::None)
-        } else {
-            Cut::None
+        let commit = place_of(sent, b"commit\0");
+        let what = match commit {
+            Some(_) => std::mem::replace(&mut *cut.lock().unwrap(), Cut::None),
+            None => Cut::None,
         };
-        if what != Cut::None {
-            // Only once it is certain that no answer gets through.
-            answers.abort();
-            let _ = answers.await;
-            if what == Cut::After {
-                to_server.write_all(sent).await.unwrap();
+        if let (Some(commit), true) = (commit, what != Cut::None) {
+            stop.notify_one();
+            // No answer gets through any more. None is left unread, or the database would not read all that it was sent.
+            let (mut from_server, mut to_client) = answers.await.unwrap();
+            match what {
+                Cut::Before => {}
+                Cut::Between => {
+                    to_server.write_all(&sent[..commit]).await.unwrap();
+                    to_server.shutdown().await.unwrap();
+                    while let Ok(1..) = from_server.read(&mut buffer).await {}
+                }
+                Cut::None | Cut::After | Cut::Answered => {
+                    to_server.write_all(sent).await.unwrap();
+                    loop {
+                        let length = from_server.read(&mut buffer).await.unwrap();
+                        let done = place_of(&buffer[..length], b"COMMIT\0");
+                        if what == Cut::Answered {
+                            to_client.write_all(&buffer[..done.unwrap_or(length)]).await.unwrap();
+                        }
+                        if done.is_some() || length == 0 {
+                            break;
+                        }
+                    }
+                }
             }
             is_open.store(false, Ordering::SeqCst);
             return;
@@ -160,6 +191,33 @@ async fn carry(client: TcpStream, to: u16, cut: Arc<Mutex<Cut>>, is_open: Arc<At
             return;
         }
     }
+}
+
+/// Where the message with this text begins: after its type and its length comes the text.
+fn place_of(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    let at = bytes.windows(text.len()).position(|part| part == text)?;
+    at.checked_sub(5)
+}
+
+/// Passes answers on until it is stopped or one end is gone.
+async fn pass_on(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    stop: Arc<Notify>,
+) -> (OwnedReadHalf, OwnedWriteHalf) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = tokio::select! {
+            biased;
+            () = stop.notified() => break,
+            length = from.read(&mut buffer) => length.unwrap_or(0),
+        };
+        if length == 0 || to.write_all(&buffer[..length]).await.is_err() {
+            let _ = to.shutdown().await;
+            break;
+        }
+    }
+    (from, to)
 }
 
 pub(super) async fn through(world: &World, database: &Database, port: u16) -> Postgres {
@@ -171,7 +229,7 @@ pub(super) async fn through(world: &World, database: &Database, port: u16) -> Po
 
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_looked_up() {
-    for when in [Cut::After, Cut::Before] {
+    for when in Cut::ALL {
         let (world, database) = (World::new(), cluster().database().await);
         let (cut, is_open) = (Arc::new(Mutex::new(Cut::None)), Arc::new(AtomicBool::new(true)));
         let port = between(&database, cut.clone(), is_open.clone()).await;
@@ -205,8 +263,8 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
         let began = std::time::Instant::now();
         loop {
             let state = node.get(rid).await.map(|payment| payment.map(|payment| payment.state));
-            match (when, state) {
-                (Cut::After, Ok(Some(State::Expired))) | (Cut::Before, Ok(None)) => break,
+            match (when.is_committed(), state) {
+                (true, Ok(Some(State::Expired))) | (false, Ok(None)) => break,
                 _ => assert!(began.elapsed().as_secs() < 60),
             }
         }
@@ -225,7 +283,7 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
             assert!(began.elapsed().as_secs() < 60);
         }
         node.close().await;
-        let expired = usize::from(when == Cut::After);
+        let expired = usize::from(when.is_committed());
         let found = (
             world.count("pay.reserved"),
             world.count("pay.settled"),
@@ -233,4 +291,73 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
         );
         assert_eq!(found, (2 + expired, 2, expired));
     }
+}
+
+/// `commit` is sent with the writes, so a row that was not written must fail its own statement (R280).
+#[tokio::test]
+async fn a_write_that_is_lost_takes_the_whole_transaction_with_it() {
+    let (world, database) = (World::new(), cluster().database().await);
+    let node = open(&world, &database).await;
+    let paid = world.purchase(100 * CENT);
+    node.reserve(paid.clone()).await.unwrap();
+    database
+        .run("create function lose() returns trigger language plpgsql as 'begin return null; end'")
+        .await;
+    let everything = "select (select sum(open + settled) from bursar.win) || ' ' || (select count(*) from bursar.resv) \
+                      || ' ' || (select count(*) from bursar.nonce) || ' ' || (select max(seq) from bursar.outbox)";
+    let before = database.ask(everything).await;
+    for (when, table) in [
+        ("update", "win"),
+        ("insert", "resv"),
+        ("insert", "nonce"),
+        ("insert", "outbox"),
+        ("update", "resv"),
+    ] {
+        database
+            .run(&format!(
+                "create trigger lose before {when} on bursar.{table} for each row execute function lose()"
+            ))
+            .await;
+        let failed = match (when, table) {
+            ("update", "resv") => node.finish(paid.hold.rid, settled()).await.is_err(),
+            _ => node.reserve(world.purchase(100 * CENT)).await.is_err(),
+        };
+        assert!(failed, "{when} {table}");
+        assert_eq!(database.ask(everything).await, before, "{when} {table}");
+        database.run(&format!("drop trigger lose on bursar.{table}")).await;
+    }
+    // The end of the payment was kept.
+    while node.get(paid.hold.rid).await.unwrap().unwrap().state != State::Settled {
+        tokio::task::yield_now().await;
+    }
+    node.reserve(world.purchase(100 * CENT)).await.unwrap();
+    node.close().await;
+    assert_eq!((world.count("pay.reserved"), world.count("pay.settled")), (2, 1));
+}
+
+/// A plan that is kept must be right for large tables, too.
+#[tokio::test]
+async fn no_payment_reads_a_whole_table() {
+    let (world, database) = (World::new(), cluster().database().await);
+    let node = open(&world, &database).await;
+    for _ in 0..20 {
+        let purchase = world.purchase(100 * CENT);
+        node.reserve(purchase.clone()).await.unwrap();
+        node.finish(purchase.hold.rid, settled()).await.unwrap();
+    }
+    node.close().await;
+    // Each process of the server tells its numbers when it ends.
+    let written = "select n_tup_upd from pg_stat_user_tables where relname = 'resv'";
+    let began = std::time::Instant::now();
+    while stats(&database, written).await < 20 {
+        assert!(began.elapsed().as_secs() < 60);
+        tokio::task::yield_now().await;
+    }
+    // The start and its heartbeat look for what has expired.
+    let scanned = "select string_agg(relname || ' ' || seq_scan, ', ') from pg_stat_user_tables where seq_scan > 9 and relname <> 'pause'";
+    assert_eq!(database.ask(scanned).await, "");
+}
+
+async fn stats(database: &Database, sql: &str) -> i64 {
+    database.ask(sql).await.parse().unwrap()
 }
