@@ -82,6 +82,15 @@ impl Spending {
         spending
     }
 
+    /// Only what charges have named.
+    pub fn of_named(counters: Counters) -> Self {
+        Self {
+            counters,
+            past: Past::Counters,
+            ..Self::default()
+        }
+    }
+
     /// Only what is known of these scopes.
     pub(super) fn of_scopes(&self, scopes: &[String]) -> Self {
         Self {
@@ -112,7 +121,7 @@ impl Spending {
 
     /// Decides whether all of `charges` fit once `given_back` is subtracted, which must be held. Returns the total of
     /// each window afterwards.
-    pub(super) fn fit(&self, charges: &[Charge], given_back: &[WindowCharge]) -> Result<Vec<u128>, ReserveError> {
+    pub fn fit(&self, charges: &[Charge], given_back: &[WindowCharge]) -> Result<Vec<u128>, ReserveError> {
         let mut totals = Vec::with_capacity(charges.len());
         for (index, charge) in charges.iter().enumerate() {
             let window = charge.window_name();

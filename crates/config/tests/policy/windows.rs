@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use proptest::prelude::*;
 
 use super::*;
+use bursar_ledger::Spending;
 use bursar_ledger::counters::{Counters, Step};
 use bursar_ledger::entry::WindowCharge;
 use bursar_ledger::text::Decimal;
@@ -161,7 +162,7 @@ proptest! {
         for (agent, cents, minutes, ends, settles) in steps {
             now = now.checked_add(SignedDuration::from_mins(minutes)).unwrap();
             let charges = charged(&limits, agent, now, cents);
-            let fits = counters.fit(&charges, &[]).is_ok();
+            let fits = Spending::of_named(counters.clone()).fit(&charges, &[]).is_ok();
             prop_assert_eq!(fits, model.allows(agent, now, cents), "{} at {}", cents, now);
             if fits {
                 let charges = recorded(&charges);

@@ -172,6 +172,7 @@ mod tests {
             ends: None,
             amount,
             cap,
+            was: None,
             rule: "agents.a.rolling.1h".into(),
             excess: Excess::Denied,
         }

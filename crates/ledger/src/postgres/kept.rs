@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::rows::TransactionError;
 use crate::entry::{Arm, Body, Entry, Reserved, WindowCharge};
 use crate::model::{Source, State};
 use crate::payment::Payment;
@@ -28,6 +27,8 @@ struct Kept {
     /// Absent: as it was reserved.
     #[serde(skip_serializing_if = "Option::is_none")]
     arm: Option<Arm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    armed_at: Option<Moment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<Source>,
     created_at: Moment,
@@ -48,16 +49,16 @@ struct Kept {
 }
 
 /// The text of a row.
-pub(super) fn text(payment: &Payment, origin: Option<Origin>) -> Result<String, TransactionError> {
+pub(super) fn text(payment: &Payment, origin: Option<Origin>) -> Result<String, String> {
     let text = match origin {
         None => serde_json::to_string(payment),
         Some(_) => serde_json::to_string(&Kept::of(payment)),
     };
-    text.map_err(|error| TransactionError::Down(error.to_string()))
+    text.map_err(|error| error.to_string())
 }
 
 /// The payment of a row with this text. `reserved`: what the entry that the row names has reserved, if it names one.
-pub(super) fn read(text: &str, reserved: Option<Arc<Reserved>>) -> Result<Payment, TransactionError> {
+pub(super) fn read(text: &str, reserved: Option<Arc<Reserved>>) -> Result<Payment, String> {
     let read = match reserved {
         None => serde_json::from_str(text),
         Some(reserved) => serde_json::from_str(text).map(|kept: Kept| kept.with(reserved)),
@@ -66,15 +67,15 @@ pub(super) fn read(text: &str, reserved: Option<Arc<Reserved>>) -> Result<Paymen
 }
 
 /// What an entry in the outbox has reserved.
-pub(super) fn reserved(entry: &[u8]) -> Result<Arc<Reserved>, TransactionError> {
+pub(super) fn reserved(entry: &[u8]) -> Result<Arc<Reserved>, String> {
     match Entry::parse(entry).map_err(|error| damaged(&error))?.0.body {
         Body::Reserved(reserved) => Ok(reserved),
         _ => Err(damaged(&"its row names an entry that reserved nothing")),
     }
 }
 
-fn damaged(why: &dyn std::fmt::Display) -> TransactionError {
-    TransactionError::Down(format!("a payment in the database cannot be read: {why}"))
+fn damaged(why: &dyn std::fmt::Display) -> String {
+    format!("a payment in the database cannot be read: {why}")
 }
 
 impl Kept {
@@ -82,6 +83,7 @@ impl Kept {
         let Payment {
             approval,
             arm,
+            armed_at,
             by,
             created_at,
             disputed,
@@ -97,6 +99,7 @@ impl Kept {
         Self {
             approval: approval.clone(),
             arm: arm.clone().filter(|_| *arm != reserved.arm),
+            armed_at: *armed_at,
             by: *by,
             created_at: *created_at,
             disputed: disputed.clone(),
@@ -114,6 +117,7 @@ impl Kept {
         Payment {
             approval: self.approval,
             arm: self.arm.or_else(|| reserved.arm.clone()),
+            armed_at: self.armed_at,
             by: self.by,
             created_at: self.created_at,
             disputed: self.disputed,

@@ -142,11 +142,12 @@ impl Reads<'_> {
         let usage = self.usage(scopes).await?;
         let rows = self
             .query(
-                "select payment from bursar.resv where state in (1, 2, 4) order by rid",
+                "select r.payment, r.entry_seq, o.entry from bursar.resv r left join bursar.outbox o \
+                 on o.node_id = r.entry_node and o.seq = r.entry_seq where r.state in (1, 2, 4) order by r.rid",
                 &[],
             )
             .await?;
-        let read = rows.iter().map(|row| read_payment(row.try_get(0)?));
+        let read = rows.iter().map(read_payment);
         let open: Vec<Payment> = read.collect::<Result<_, _>>().map_err(unreadable)?;
         // Each proxy numbers the entries of its own log.
         Ok(Seen::of(Spending::of_counters(usage), open.iter(), scopes, None))

@@ -211,7 +211,8 @@ impl PaymentRows {
             rows.counts_until
                 .push(payment.arm.as_ref().map(|arm| seconds(arm.valid_before.0)));
             rows.unconfirmed.push(changed.unconfirmed);
-            rows.payments.push(kept::text(payment, changed.origin)?);
+            rows.payments
+                .push(kept::text(payment, changed.origin).map_err(TransactionError::Down)?);
             rows.entry_nodes.push(changed.origin.map(|origin| id(origin.node)));
             rows.entry_seqs.push(changed.origin.map(|origin| seconds(origin.seq)));
         }
@@ -263,7 +264,7 @@ pub(super) fn read_row(
     let row = Row {
         owner: node_id(row.try_get(1)?),
         unconfirmed: row.try_get(2)?,
-        payment: kept::read(row.try_get(3)?, reserved)?,
+        payment: kept::read(row.try_get(3)?, reserved).map_err(TransactionError::Down)?,
         origin,
     };
     Ok((rid, row))
@@ -275,12 +276,12 @@ pub(super) fn read_payment(row: &SqlRow) -> Result<Payment, TransactionError> {
         None => None,
         Some(_) => Some(read_reserved(row.try_get(2)?)?),
     };
-    kept::read(row.try_get(0)?, reserved)
+    kept::read(row.try_get(0)?, reserved).map_err(TransactionError::Down)
 }
 
 fn read_reserved(entry: Option<&[u8]>) -> Result<Arc<Reserved>, TransactionError> {
     let missing = || TransactionError::Down("the entry of a payment is missing in the database".to_owned());
-    kept::reserved(entry.ok_or_else(missing)?)
+    kept::reserved(entry.ok_or_else(missing)?).map_err(TransactionError::Down)
 }
 
 pub(super) fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), TransactionError> {

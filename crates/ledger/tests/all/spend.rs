@@ -55,6 +55,7 @@ fn charges(agent: &str, micros: u128, now: Timestamp) -> Vec<Charge> {
             Unit::Payments => 1,
         },
         cap: u128::MAX,
+        was: None,
         rule: "account.day".into(),
         excess: Excess::Denied,
     };
