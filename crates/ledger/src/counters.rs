@@ -21,6 +21,16 @@ pub struct Counter {
     pub open: u128,
 }
 
+/// One counter of a scope, in the budget's unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub scope: String,
+    pub window: String,
+    pub start: String,
+    pub settled: u128,
+    pub open: u128,
+}
+
 impl Counter {
     /// `None`: the sum does not fit 128 bits.
     pub fn total(self) -> Option<u128> {

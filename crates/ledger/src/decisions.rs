@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::book::Book;
-use super::counters::Counter;
+use super::counters::{Counter, Usage};
 use super::disclosure::Disclosure;
 use super::entry::{
     self, Admin, Alert, ApprovalDenied, ApprovalExpired, ApprovalGranted, ApprovalRequested, Armed, Body,
@@ -27,16 +27,6 @@ use bursar_core::clock::random;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{Charge, Window};
 use bursar_core::policy::{PauseScope, Remaining};
-
-/// One counter of a scope, in the budget's unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    pub scope: String,
-    pub window: String,
-    pub start: String,
-    pub settled: u128,
-    pub open: u128,
-}
 
 pub(crate) trait Decisions {
     fn book(&self) -> &Book;

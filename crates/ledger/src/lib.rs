@@ -109,7 +109,7 @@ use bursar_core::policy::PauseScope;
 pub use bursar_core::payment_id::PaymentId;
 pub use checkpoints::CheckpointError;
 pub use compared::{Compared, Comparison};
-pub use decisions::Usage;
+pub use counters::Usage;
 pub use embedded::Embedded;
 pub use key::KeyHold;
 pub use model::{

@@ -5,8 +5,7 @@
 use jiff::Timestamp;
 
 use super::buckets::{Buckets, is_booked};
-use super::counters::{Counter, Counters, Step, is_of};
-use super::decisions::Usage;
+use super::counters::{Counter, Counters, Step, Usage, is_of};
 use super::entry::WindowCharge;
 use super::model::{ReserveError, State};
 use super::payment::Payment;

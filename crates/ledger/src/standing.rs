@@ -225,7 +225,7 @@ mod tests {
     use bursar_core::policy::{Excess, Unit, Window, fits};
 
     use super::*;
-    use crate::decisions::Usage;
+    use crate::counters::Usage;
 
     fn standing(usage: Vec<Usage>) -> Standing {
         Standing {

@@ -9,7 +9,7 @@ use super::engine::Engine;
 use super::rows::{TransactionError, id, node_id, read_counter, read_key, read_payment};
 use super::schema::GUARD;
 use super::session::Session;
-use crate::decisions::Usage;
+use crate::counters::Usage;
 use crate::key::KeyHold;
 use crate::model::{Approvals, LedgerError};
 use crate::payment::Payment;

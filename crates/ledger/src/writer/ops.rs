@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::decisions::Usage;
+use crate::counters::Usage;
 use crate::key::KeyHold;
 use crate::model::{
     ApprovalStep, Approvals, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use alloy_primitives::Address;
+use bursar_core::challenge::Rail;
 use bursar_core::money::{Atoms, MicroUsd};
 use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_ledger::spend::{By, SpendQuestion, Spending, Sums, read_spending};
@@ -81,6 +82,8 @@ fn purchase(world: &World, agent: usize, host: usize, cents: u64, now: Timestamp
         host: HOSTS[host % HOSTS.len()].into(),
         ..reserve.hold
     };
+    // The rail of which a part can be taken.
+    reserve.hold.terms.rail = Rail::X402UpTo;
     reserve.hold.terms.amount = Atoms::new(micros);
     reserve.hold.terms.usd = MicroUsd::new(micros);
     reserve.hold.terms.payee = Address::repeat_byte(u8::try_from(host % HOSTS.len()).unwrap()).into();
