@@ -356,6 +356,94 @@ async fn a_changed_file_takes_effect_and_a_broken_one_changes_nothing() {
     assert_eq!(loads.len(), 3);
 }
 
+/// Waits until the server has the file in force.
+fn in_force(bursar: &Bursar) {
+    let output = bursar.run(&["limits", "check", "--wait", "--timeout", "60s"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_line_that_is_written_after_spending_meets_what_was_spent() {
+    let origin = shop().await;
+    let roomy = |group: &str| {
+        format!(
+            "timezone = \"UTC\"\n[groups.{group}]\ntotal = \"9.00\"\n[agents.research]\ngroup = \"{group}\"\n[agents.other]\n"
+        )
+    };
+    let home = setup()
+        .limits(&format!("{}total = \"9.00\"\n", roomy("eng")))
+        .trust(&origin.ca_pem)
+        .home();
+    let token = home.add_agent("other");
+    let mut bursar = home.serve();
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/50000").await.status, 200);
+
+    let utc = |lines: &str| format!("timezone = \"UTC\"\n{lines}");
+    let research = [
+        (
+            "account.month",
+            utc("[account]\nmonth = \"0.05\"\n[agents.research]\ntotal = \"9.00\"\n"),
+        ),
+        ("agents.research.month", utc("[agents.research]\nmonth = \"0.05\"\n")),
+        (
+            "agents.research.count.month",
+            utc("[agents.research]\ntotal = \"9.00\"\ncount = { month = 1 }\n"),
+        ),
+    ];
+    let research = research.map(|(rule, lines)| ("research", rule, lines));
+    let zones = ["Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns"].map(|zone| {
+        let lines = "[agents.research]\ntotal = \"9.00\"\nmonth = \"0.05\"\n";
+        let lines = format!("timezone = \"{zone}\"\n{lines}");
+        ("research", "agents.research.month", lines)
+    });
+    let rolling = "[agents.research]\nrolling = { \"24h\" = \"0.05\" }\n".to_owned();
+    let rolling = ("research", "agents.research.rolling.24h", rolling);
+    // `other` has joined the group and paid nothing itself.
+    let joined = "timezone = \"UTC\"\n[groups.eng]\nmonth = \"0.05\"\n[agents.other]\ngroup = \"eng\"\n".to_owned();
+    let joined = ("other", "groups.eng.month", joined);
+    let renamed = "[groups.new]\nwas = \"eng\"\ntotal = \"0.05\"\n[agents.other]\ngroup = \"new\"\n".to_owned();
+    let renamed = ("other", "groups.new.total", renamed);
+    let total = "[agents.research]\ntotal = \"0.05\"\n".to_owned();
+    let cases = research.into_iter().chain(zones).chain([rolling, joined, renamed]);
+    let cases = cases.chain([("research", "agents.research.total", total)]);
+    for (agent, rule, limits) in cases {
+        bursar.home.write_limits(&limits);
+        in_force(&bursar);
+        let client = match agent {
+            "other" => Agent::named(&bursar, "other", &token),
+            _ => Agent::of(&bursar),
+        };
+        let page = client.get(origin.address, "/10000").await;
+        assert_eq!(page.problem(), "over-limit", "{rule}: {page:?}");
+        let problem = page.json();
+        let used = if rule.contains(".count.") { "1" } else { "0.05" };
+        assert_eq!((&problem["rule"], &problem["used"]), (&json!(rule), &json!(used)));
+    }
+    // From the index, and from the journal alone.
+    for is_deleted in [false, true] {
+        let home = bursar.kill();
+        if is_deleted {
+            std::fs::remove_dir_all(home.path().join("index")).unwrap();
+        }
+        bursar = home.serve();
+        let page = Agent::of(&bursar).get(origin.address, "/10000").await;
+        assert_eq!(page.json()["used"], "0.05");
+    }
+    assert_eq!(bursar.payments().len(), 1);
+    // A group under a new name begins with nothing spent unless the file says that it is the same.
+    bursar.home.write_limits(&roomy("new").replace("[agents.other]\n", ""));
+    in_force(&bursar);
+    bursar
+        .home
+        .write_limits(&roomy("newer").replace("[agents.other]\n", ""));
+    let log = eventually("the warning", || {
+        let log = bursar.log();
+        log.contains("group-dropped").then_some(log)
+    })
+    .await;
+    assert!(log.contains("is gone and its agent"), "{log}");
+}
+
 #[tokio::test]
 async fn an_upload_that_is_drawn_out_does_not_save_up_what_was_allowed_when_it_began() {
     let (decided, mut was_decided) = mpsc::unbounded_channel();

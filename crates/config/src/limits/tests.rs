@@ -94,3 +94,35 @@ fn two_sections_of_one_merchant_are_a_mistake() {
         assert!(error.contains(&said) || error.contains(&either), "{error}");
     }
 }
+
+#[test]
+fn a_group_has_one_former_name_that_no_section_has() {
+    let group = |name: &str, was: &str| format!("[groups.{name}]\nwas = \"{was}\"\ntotal = \"1\"\n");
+    let parsed = parse(
+        "limits.toml",
+        &format!("{}[agents.a]\ngroup = \"new\"\n", group("new", "old")),
+    )
+    .unwrap();
+    let level = parsed.agents["a"].group.as_ref().unwrap();
+    assert_eq!(level.was.as_deref(), Some("old"));
+    assert_eq!(level.level.budgets[0].was(), Some("group:old"));
+    for (text, what) in [
+        (
+            group("new", "new"),
+            "groups.new.was: this file still has a section [groups.new]",
+        ),
+        (
+            format!("[groups.old]\n{}", group("new", "old")),
+            "groups.new.was: this file still has a section [groups.old]",
+        ),
+        (group("new", "o/d"), "groups.new.was: \"o/d\" is not a valid group name"),
+        (
+            format!("{}{}", group("a", "old"), group("b", "old")),
+            "groups.b.was: [groups.a] is \"old\" under a new name already",
+        ),
+        ("[account]\nwas = \"old\"\n".to_owned(), "[account] has no key `was`"),
+    ] {
+        let error = parse("limits.toml", &text).err().unwrap().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
