@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use super::buckets::{Buckets, is_booked};
-use super::counters::{Counter, Counters, Step, Usage, is_of};
+use super::counters::{Counter, Counters, Step, is_of};
 use super::entry::WindowCharge;
 use super::model::{ReserveError, State};
 use super::payment::Payment;
@@ -62,12 +62,13 @@ impl Measure {
 
 impl Spending {
     /// As a shared ledger reports it.
-    pub(super) fn of_counters(usage: Vec<Usage>) -> Self {
+    #[cfg(any(test, feature = "postgres"))]
+    pub(super) fn of_counters(usage: Vec<super::counters::Usage>) -> Self {
         let mut spending = Self {
             past: Past::Counters,
             ..Self::default()
         };
-        for Usage {
+        for super::counters::Usage {
             scope,
             window,
             start,
